@@ -1,0 +1,67 @@
+"""The LoRA maths: a bank of named adapters around the frozen layers of a backbone."""
+
+from lora_cl.adapters.adalora import SVDLoRA, adalora_scale, make_adalora, orthogonality_penalty
+from lora_cl.adapters.dora import DoRA, make_dora
+from lora_cl.adapters.inject import (
+    activate,
+    adapted_layers,
+    adapter_modules,
+    adapter_state,
+    add_adapter,
+    assert_all_adapters_have_gradient,
+    load_adapter_state,
+    merged,
+    remove_adapter,
+    set_trainable,
+    wrap,
+)
+from lora_cl.adapters.layer import AdaptedLayer, Adapter
+from lora_cl.adapters.lora import LoRA, lora_delta, lora_scale, make_lora
+from lora_cl.adapters.nf4 import NF4Linear, nf4_dequantize, nf4_quantize
+from lora_cl.adapters.peft_format import PeftAdapter, from_peft, to_peft
+from lora_cl.adapters.rank_allocation import (
+    RankAllocator,
+    budget_schedule,
+    mask_to_budget,
+    triplet_scores,
+    update_sensitivity,
+)
+from lora_cl.adapters.targets import match_targets
+
+__all__ = [
+    "AdaptedLayer",
+    "Adapter",
+    "DoRA",
+    "LoRA",
+    "NF4Linear",
+    "PeftAdapter",
+    "RankAllocator",
+    "SVDLoRA",
+    "activate",
+    "adalora_scale",
+    "adapted_layers",
+    "adapter_modules",
+    "adapter_state",
+    "add_adapter",
+    "assert_all_adapters_have_gradient",
+    "budget_schedule",
+    "from_peft",
+    "load_adapter_state",
+    "lora_delta",
+    "lora_scale",
+    "make_adalora",
+    "make_dora",
+    "make_lora",
+    "mask_to_budget",
+    "match_targets",
+    "merged",
+    "nf4_dequantize",
+    "nf4_quantize",
+    "orthogonality_penalty",
+    "remove_adapter",
+    "set_trainable",
+    "to_peft",
+    "triplet_scores",
+    "update_sensitivity",
+    "wrap",
+]

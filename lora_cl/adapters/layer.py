@@ -1,0 +1,84 @@
+"""The one adapter mechanism: a frozen base layer with a bank of named adapters."""
+
+from __future__ import annotations
+
+import copy
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+
+class Factor(nn.Module):
+    """One trainable matrix, named ``<factor>.weight`` as PEFT names it. Draws no random number."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+
+class Adapter(nn.Module):
+    """What an adapter offers: its part of the forward pass, and itself as a change of weight."""
+
+    def forward(self, x: Tensor, base_out: Tensor, base: nn.Module) -> Tensor:
+        """The layer's output, (..., d_out), from its input, (..., d_in), and the output so far.
+
+        ``base_out`` may be a cache: it is never written to.
+        """
+        raise NotImplementedError
+
+    def merged_weight(self, weight: Tensor, base: nn.Module) -> Tensor:
+        """``weight`` (the shape of the base's weight, adapters before this one merged), adapted."""
+        raise NotImplementedError
+
+
+class AdaptedLayer(nn.Module):
+    """A frozen base layer (Linear, Conv2d or NF4Linear) and the adapters it is used with.
+
+    ``active`` names the adapters in the order they are applied; with none the layer is its base.
+    Switching task is setting ``active``.
+    """
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False).eval()
+        self.adapters = nn.ModuleDict()
+        self.active: tuple[str, ...] = ()
+
+    def train(self, mode: bool = True) -> AdaptedLayer:
+        super().train(mode)
+        self.base.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.from_base(x, self.base(x))
+
+    def from_base(self, x: Tensor, base_out: Tensor) -> Tensor:
+        """The output for ``x`` where ``base_out = self.base(x)`` is known already, such as from a
+        cache: only the adapters are computed."""
+        out = base_out
+        for name in self.active:
+            out = self.adapters[name](x, out, self.base)
+        return out
+
+    @torch.no_grad()
+    def merged(self) -> nn.Module:
+        """A new plain Linear or Conv2d that computes what this layer computes now."""
+        weight = cast(Tensor, self.base.weight)
+        for name in self.active:
+            weight = cast(Adapter, self.adapters[name]).merged_weight(weight, self.base)
+        plain = copy.deepcopy(self.base) if isinstance(self.base, nn.Conv2d) else self._linear()
+        plain.weight = nn.Parameter(weight.clone(), requires_grad=False)
+        return plain
+
+    def _linear(self) -> nn.Linear:
+        d_out, d_in = cast(Tensor, self.base.weight).shape
+        bias = cast("Tensor | None", self.base.bias)
+        # On the meta device, so that no global random number is drawn for a weight to be replaced.
+        linear = nn.Linear(d_in, d_out, bias=bias is not None, device="meta")
+        if bias is not None:
+            linear.bias = nn.Parameter(bias.clone(), requires_grad=False)
+        return linear.eval()
+
+    def extra_repr(self) -> str:
+        return f"active={self.active}"

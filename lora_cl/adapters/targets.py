@@ -1,0 +1,134 @@
+"""Which layers of a backbone to adapt."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from lora_cl.adapters.layer import AdaptedLayer
+from lora_cl.errors import MethodError
+
+_QUERY_KEY_VALUE = {"q", "k", "v", "qkv", "query", "key", "value"}
+_QUERY_KEY_VALUE |= {"q_proj", "k_proj", "v_proj", "qkv_proj", "to_q", "to_k", "to_v", "to_qkv"}
+_ATTENTION_OUT = {"o", "out", "proj", "o_proj", "out_proj", "to_out"}
+
+
+def match_targets(backbone: nn.Module, targets: str | list[str]) -> list[str]:
+    """The names of the layers to adapt, in the order of the backbone's modules.
+
+    ``targets`` is one of
+
+    - ``all-linear``: every Linear and Conv2d;
+    - ``attention``: the Linear layers named like q, k and v, and their output projection;
+    - ``last-k``, such as ``last-2``: the last k of all Linear and Conv2d layers;
+    - a list of layer names or globs (``*`` also matches dots); each must match something.
+
+    MethodError if nothing matches, and if what matches lies in an nn.MultiheadAttention: that
+    module reads the weights of its parts directly, so that an adapter there would do nothing.
+    """
+    layers = adaptable_layers(backbone)
+    if isinstance(targets, list):
+        names = _match_globs(backbone, layers, targets)
+    elif targets == "all-linear":
+        names = list(layers)
+    elif targets == "attention":
+        names = _attention(backbone, layers)
+    elif match := re.fullmatch(r"last-([1-9]\d*)", targets):
+        names = _last(layers, int(match[1]), targets)
+    else:
+        known = ["all-linear", "attention", "last-1", "last-2", "last-3"]
+        raise MethodError(
+            f"targets: {targets!r} is unknown; use all-linear, attention, last-k (such as last-2) "
+            f"or a list of layer names{_did_you_mean(targets, known)}"
+        )
+    if not names:
+        raise MethodError(f"0 layers matched targets={targets!r}; the model has: {_listed(layers)}")
+    _refuse_packed(backbone, names, targets)
+    return names
+
+
+def adaptable_layers(backbone: nn.Module) -> dict[str, nn.Module]:
+    """Name to layer, for every Linear and Conv2d; a layer already adapted counts under its name."""
+    modules = dict(backbone.named_modules())
+    adapted = {name for name, module in modules.items() if isinstance(module, AdaptedLayer)}
+    return {
+        name: module
+        for name, module in modules.items()
+        if name in adapted
+        or (isinstance(module, (nn.Linear, nn.Conv2d)) and _parent(name) not in adapted)
+    }
+
+
+def _match_globs(backbone: nn.Module, layers: Iterable[str], globs: list[str]) -> list[str]:
+    found: set[str] = set()
+    for glob in globs:
+        matches = {name for name in layers if name == glob or fnmatchcase(name, glob)}
+        if not matches:
+            other = dict(backbone.named_modules()).get(glob)
+            what = f" is {_a(other)}; only Linear and Conv2d can be adapted" if other else ""
+            raise MethodError(
+                f"0 layers matched targets={glob!r}{what}; the model has: {_listed(layers)}"
+                f"{_did_you_mean(glob, layers)}"
+            )
+        found |= matches
+    return [name for name in layers if name in found]
+
+
+def _attention(backbone: nn.Module, layers: dict[str, nn.Module]) -> list[str]:
+    _refuse_packed(backbone, list(_packed(backbone)), "attention")
+    linear = [name for name, layer in layers.items() if not _is_conv(layer)]
+    parents = {_parent(name) for name in linear if _leaf(name) in _QUERY_KEY_VALUE}
+    # "out" and "proj" are common names: they count only beside a query, key or value.
+    wanted = _QUERY_KEY_VALUE | _ATTENTION_OUT
+    return [name for name in linear if _leaf(name) in wanted and _parent(name) in parents]
+
+
+def _last(layers: dict[str, nn.Module], k: int, targets: str) -> list[str]:
+    if k > len(layers):
+        raise MethodError(
+            f"targets: {targets} is more than the model's {len(layers)} layers: {_listed(layers)}"
+        )
+    return list(layers)[-k:]
+
+
+def _refuse_packed(backbone: nn.Module, names: list[str], targets: str | list[str]) -> None:
+    for packed in _packed(backbone):
+        if any(name == packed or name.startswith(f"{packed}.") for name in names):
+            raise MethodError(
+                f"targets={targets!r} reaches into {packed or 'the model'}, an "
+                "nn.MultiheadAttention, which keeps q, k and v in one in_proj_weight and calls no "
+                "layer: an adapter there would do nothing; list other layers by name or glob"
+            )
+
+
+def _packed(backbone: nn.Module) -> list[str]:
+    return [n for n, m in backbone.named_modules() if isinstance(m, nn.MultiheadAttention)]
+
+
+def _is_conv(layer: nn.Module) -> bool:
+    return isinstance(layer.base if isinstance(layer, AdaptedLayer) else layer, nn.Conv2d)
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _a(module: nn.Module) -> str:
+    return f"of type {type(module).__name__}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "no Linear or Conv2d layer"
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,39 @@
+"""Sequences of tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lora_cl.benchmarks.benchmark import (
+    SCENARIOS,
+    Benchmark,
+    DatasetChoice,
+    Samples,
+    Task,
+    permutation,
+)
+from lora_cl.benchmarks.permuted import Permuted
+from lora_cl.benchmarks.rotated import Rotated
+from lora_cl.benchmarks.sequence import Sequence
+from lora_cl.benchmarks.split import Split
+from lora_cl.options import choice
+
+BENCHMARKS: dict[str, type[Benchmark]] = {
+    "split": Split,
+    "permuted": Permuted,
+    "rotated": Rotated,
+    "sequence": Sequence,
+}
+
+BenchmarkChoice: Any = choice({name: kind.Options for name, kind in BENCHMARKS.items()})
+
+__all__ = [
+    "BENCHMARKS",
+    "SCENARIOS",
+    "Benchmark",
+    "BenchmarkChoice",
+    "DatasetChoice",
+    "Samples",
+    "Task",
+    "permutation",
+]

@@ -1,0 +1,81 @@
+"""Rotated: every task is the whole data set, its images turned by another angle."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from lora_cl.benchmarks.benchmark import (
+    Benchmark,
+    BenchmarkOptions,
+    DatasetChoice,
+    Samples,
+    Task,
+    require,
+)
+from lora_cl.data import pixels
+
+
+class RotatedOptions(BenchmarkOptions):
+    """Task k of T is turned by k x `degrees` / T: evenly spaced, the first upright."""
+
+    dataset: DatasetChoice
+    tasks: int = Field(default=10, ge=1)
+    degrees: float = Field(default=180.0, gt=0.0, le=360.0)
+
+
+def rotate(x: Tensor, degrees: float) -> Tensor:
+    """Turns images (N, C, H, W) counter-clockwise, bilinear, zeros from outside; the same shape."""
+    if degrees == 0.0:
+        return x
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    height, width = x.shape[-2:]
+    affine = torch.tensor(
+        [[cosine, -sine * height / width, 0.0], [sine * width / height, cosine, 0.0]],
+        dtype=x.dtype,
+        device=x.device,
+    )
+    chunks = []
+    for part in torch.split(x, 4096):
+        grid = functional.affine_grid(
+            affine.expand(len(part), 2, 3), list(part.shape), align_corners=False
+        )
+        chunks.append(functional.grid_sample(part, grid, align_corners=False))
+    return torch.cat(chunks)
+
+
+class Rotated(Benchmark):
+    """Lopez-Paz & Ranzato 2017, arXiv 1706.08840. Class-incremental: every task adds classes."""
+
+    Options: ClassVar[type[BenchmarkOptions]] = RotatedOptions
+    summary: ClassVar[str] = "the whole data set, its images turned by another angle in every task"
+
+    @property
+    def n_tasks(self) -> int:
+        return int(self.options.tasks)
+
+    def task_classes(self, index: int) -> int:
+        return self.n_classes()
+
+    def first_class(self, index: int) -> int:
+        return index * self.n_classes()
+
+    def task(self, index: int) -> Task:
+        data = self.dataset()
+        require(
+            data.x_train.ndim == 4,
+            "benchmark.dataset",
+            f"rotation needs images, {data.name} has shape {tuple(data.x_train.shape[1:])}",
+        )
+        degrees = index * self.options.degrees / self.n_tasks
+        return self.make_task(
+            index,
+            name=f"{degrees:g} degrees",
+            train=lambda: Samples(rotate(pixels(data.x_train), degrees), data.y_train),
+            test=lambda: Samples(rotate(pixels(data.x_test), degrees), data.y_test),
+        )

@@ -1,0 +1,84 @@
+"""Sequence: different data sets in turn, brought to one size."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from lora_cl.benchmarks.benchmark import (
+    Benchmark,
+    BenchmarkOptions,
+    DatasetChoice,
+    Samples,
+    Task,
+    require,
+)
+from lora_cl.data import pixels
+
+
+class SequenceOptions(BenchmarkOptions):
+    """The data sets, one a task; images are scaled to `size` x `size` with `channels` channels."""
+
+    datasets: Annotated[list[DatasetChoice], Field(min_length=1)]
+    size: int = Field(default=28, ge=1, le=1024)
+    channels: int = Field(default=1, ge=1, le=3)
+
+
+def resized(x: Tensor, size: int, channels: int) -> Tensor:
+    """Images (N, C, H, W) as (N, channels, size, size): grey by the mean, colour by repeating."""
+    if x.shape[1] != channels:
+        grey = x.mean(dim=1, keepdim=True)
+        x = grey if channels == 1 else grey.expand(-1, channels, -1, -1)
+    if x.shape[-2:] != (size, size):
+        x = functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
+    return x.contiguous()
+
+
+class Sequence(Benchmark):
+    """One data set a task; domain-incremental only where all have as many classes."""
+
+    Options: ClassVar[type[BenchmarkOptions]] = SequenceOptions
+    summary: ClassVar[str] = "different data sets in turn, brought to one size"
+
+    @staticmethod
+    def dataset_options(options: Any) -> list[Any]:
+        return list(options.datasets)
+
+    @property
+    def n_tasks(self) -> int:
+        return len(self.sources)
+
+    @property
+    def input_shape(self) -> torch.Size:
+        return torch.Size((self.options.channels, self.options.size, self.options.size))
+
+    def task_classes(self, index: int) -> int:
+        return self.n_classes(index)
+
+    def check(self) -> None:
+        counts = [self.n_classes(index) for index in range(self.n_tasks)]
+        require(
+            self.scenario != "domain" or len(set(counts)) == 1,
+            "scenario",
+            f"domain-incremental needs the same labels in every task; "
+            f"the data sets have {', '.join(map(str, counts))} classes",
+        )
+
+    def task(self, index: int) -> Task:
+        data = self.dataset(index)
+        require(
+            data.x_train.ndim == 4,
+            "benchmark.datasets",
+            f"a sequence needs images, {data.name} has shape {tuple(data.x_train.shape[1:])}",
+        )
+        size, channels = self.options.size, self.options.channels
+        return self.make_task(
+            index,
+            name=data.name,
+            train=lambda: Samples(resized(pixels(data.x_train), size, channels), data.y_train),
+            test=lambda: Samples(resized(pixels(data.x_test), size, channels), data.y_test),
+        )

@@ -1,0 +1,160 @@
+"""Tensors on disk: safetensors files with a checksum, sealed adapters, checkpoints of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import struct
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from lora_cl.errors import ResultsError
+from lora_cl.results import sync_directory, to_json, write_atomic
+
+CHECKSUM, META = "lora_cl_checksum", "lora_cl"
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Writes tensors and JSON metadata as one safetensors file, atomically, with a checksum."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(meta, sort_keys=True)
+    body = save_safetensors(plain, {META: text, "format": "pt"})
+    header, data = _parts(body)
+    digest = hashlib.sha256(_canonical(header))
+    digest.update(data)
+    header["__metadata__"][CHECKSUM] = digest.hexdigest()
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    write_atomic(path, struct.pack("<Q", len(encoded)) + encoded + data)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors (on the CPU) and metadata of a file that ``save_tensors`` wrote.
+
+    Raises ResultsError, naming the file, if it is missing, torn, altered or foreign.
+    """
+    try:
+        body = path.read_bytes()
+    except OSError as error:
+        raise ResultsError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        header, data = _parts(body)
+        written = header["__metadata__"].pop(CHECKSUM)
+        digest = hashlib.sha256(_canonical(header))
+        digest.update(data)
+        if digest.hexdigest() != written:
+            raise ValueError("checksum")
+        return load_safetensors(body), json.loads(header["__metadata__"][META])
+    except Exception:
+        raise ResultsError(f"{path}: is damaged, or not a file of lora-cl") from None
+
+
+def _parts(body: bytes) -> tuple[dict[str, Any], memoryview]:
+    """A safetensors file's header and its data."""
+    (length,) = struct.unpack("<Q", body[:8])
+    header = json.loads(body[8 : 8 + length])
+    return header, memoryview(body)[8 + length :]
+
+
+def _canonical(header: dict[str, Any]) -> bytes:
+    return json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+
+
+Tensors = dict[str, Tensor]
+
+
+class AdapterFolder(MutableMapping[int, Tensors]):
+    """The sealed state of each task, one folder a task: a method's bank on disk.
+
+    ``encode`` turns a task's tensors into PEFT's config and tensors, or returns None where PEFT
+    cannot hold them; ``decode`` is its inverse.
+    """
+
+    FILE, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.folder = folder
+        self.device = device
+        self.encode: Callable[[Tensors], tuple[dict[str, Any], Tensors] | None] = lambda _: None
+        self.decode: Callable[[dict[str, Any], Tensors], Tensors] = lambda _, tensors: tensors
+
+    def path(self, task_id: int) -> Path:
+        return self.folder / f"task-{task_id:03d}"
+
+    def __setitem__(self, task_id: int, tensors: Tensors) -> None:
+        place = self.path(task_id)
+        place.mkdir(parents=True, exist_ok=True)
+        encoded = self.encode(tensors)
+        if encoded is None:
+            save_tensors(place / self.FILE, tensors, {"task": task_id})
+        else:
+            config, tensors = encoded
+            write_atomic(place / self.CONFIG, to_json(config))
+            save_tensors(place / self.FILE, tensors, {"task": task_id, "peft": config})
+        sync_directory(self.folder)
+
+    def __getitem__(self, task_id: int) -> Tensors:
+        if task_id not in self:
+            raise KeyError(task_id)
+        tensors, meta = load_tensors(self.path(task_id) / self.FILE)
+        if "peft" in meta:
+            tensors = self.decode(meta["peft"], tensors)
+        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
+
+    def __contains__(self, task_id: object) -> bool:
+        return isinstance(task_id, int) and (self.path(task_id) / self.FILE).exists()
+
+    def __delitem__(self, task_id: int) -> None:
+        shutil.rmtree(self.path(task_id))
+
+    def __iter__(self) -> Iterator[int]:
+        names = [path.parent.name for path in self.folder.glob(f"task-*/{self.FILE}")]
+        return iter(sorted(int(name.removeprefix("task-")) for name in names))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class Checkpoints:
+    """The latest checkpoints of one run: the newest that is whole is the one to go on from."""
+
+    KEEP = 2
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Writes the next checkpoint, then removes those that are no longer needed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        numbers = self._numbers()
+        number = max(numbers, default=-1) + 1
+        save_tensors(self._path(number), tensors, meta)
+        for old in sorted([*numbers, number])[: -self.KEEP]:
+            self._path(old).unlink(missing_ok=True)
+
+    def load(self, say: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The newest whole checkpoint, or None; ``say`` hears of those that are damaged."""
+        for number in sorted(self._numbers(), reverse=True):
+            try:
+                return load_tensors(self._path(number))
+            except ResultsError as error:
+                say(str(error))
+                self._path(number).unlink(missing_ok=True)
+        return None
+
+    def clear(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _numbers(self) -> list[int]:
+        stems = [path.stem for path in self.folder.glob("*.safetensors")]
+        return [int(stem) for stem in stems if stem.isdecimal()]
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:08d}.safetensors"

@@ -1,0 +1,325 @@
+"""The commands. Nothing here imports torch before a command needs it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lora_cl import __version__
+from lora_cl.errors import LoraClError
+from lora_cl.results import DEFAULT_RESULTS
+
+app = typer.Typer(
+    name="lora-cl",
+    help="Does this method forget, and what does it cost not to?",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Data sets: what there is, and fetching it.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+RUN_FAILED, WRONG_REQUEST, INTERRUPTED = 1, 2, 130
+
+Configs = Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="YAML config files.")]
+Overrides = Annotated[
+    list[str],
+    typer.Option("-o", "--override", metavar="KEY=VALUE", help="Set a key, as train.lr=0.01."),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Where data sets are kept (default: LORA_CL_DATA or the user's cache)."),
+]
+
+
+class _Settings:
+    debug = False
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lora-cl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    _Settings.debug = debug
+
+
+@app.command()
+def run(
+    configs: Configs,
+    override: Overrides = [],  # noqa: B006
+    results: Annotated[Path, typer.Option(help="Where run folders go.")] = DEFAULT_RESULTS,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=0, help="Runs at a time (default: one a core; 0: in this process)."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    data_dir: DataDir = None,
+    force: Annotated[bool, typer.Option(help="Repeat runs that are finished.")] = False,
+) -> None:
+    """Train every method of the configs on its tasks, for every seed, and record the results.
+
+    Finished runs are skipped, interrupted ones are resumed.
+    """
+    with _answering():
+        _quiet_threads()
+        if jobs != 0:
+            _start_workers()
+        from lora_cl import api
+
+        experiments = [api.load_config(path, override) for path in configs]
+        records = api.run(
+            experiments,
+            results=results,
+            jobs=jobs,
+            device=device,
+            data_dir=data_dir,
+            force=force,
+            say=_say,
+        )
+    if any(record.status != "done" for record in records):
+        raise typer.Exit(RUN_FAILED)
+
+
+@app.command()
+def compare(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[DIR]...", help="Results directories or run folders."),
+    ] = None,
+    format: Annotated[  # noqa: A002
+        str, typer.Option(help="table, markdown, latex, csv or json.")
+    ] = "table",
+    output: Annotated[
+        Path | None, typer.Option(help="Write to this file instead of the terminal.")
+    ] = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="Show what each method records of itself.")
+    ] = False,
+) -> None:
+    """Print the method table of finished runs: mean ± std over seeds."""
+    with _answering():
+        from lora_cl.report import FORMATS, compare_table
+
+        _one_of("--format", format, list(FORMATS))
+        on_terminal = output is None and sys.stdout.isatty()
+        text = compare_table(
+            folders or [DEFAULT_RESULTS], format, details, color=on_terminal and _color()
+        )
+        _deliver(text, output)
+
+
+@app.command()
+def validate(configs: Configs, override: Overrides = [], data_dir: DataDir = None) -> None:  # noqa: B006
+    """Check configs without training anything."""
+    with _answering():
+        from lora_cl.config import load_config
+        from lora_cl.preparation import check
+
+        for path in configs:
+            experiment = load_config(path, override)
+            check(experiment, data_dir)
+            config = experiment.config
+            runs = len(config.methods) * len(config.seeds)
+            typer.echo(f"{path}: valid, {runs} runs")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a config, for editors."""
+    with _answering():
+        import json
+
+        from lora_cl.config import config_schema
+
+        typer.echo(json.dumps(config_schema(), indent=2))
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, benchmarks, datasets, models or configs.")],
+) -> None:
+    """List what a config can name."""
+    with _answering():
+        _one_of("list", what, list(_LISTS))
+        entries = _LISTS[what]()
+        width = max(map(len, entries), default=0)
+        for name, summary in entries.items():
+            typer.echo(f"{name:<{width}}  {summary}".rstrip())
+
+
+@data_app.command("fetch")
+def data_fetch(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Data sets.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Bring data sets into the cache, verified."""
+    with _answering():
+        from lora_cl.data import data_root, make_source
+
+        for name in names:
+            place = make_source(name).fetch(data_root(data_dir), _say)
+            typer.echo(f"{name}: {place}")
+
+
+@data_app.command("list")
+def data_list(data_dir: DataDir = None) -> None:
+    """List the data sets, and which of them are there."""
+    with _answering():
+        from lora_cl.data import DATASETS, data_root
+
+        root = data_root(data_dir)
+        width = max(map(len, DATASETS))
+        for name, source in DATASETS.items():
+            state = {"bundled": "bundled", "yours": "yours"}.get(source.origin)
+            if state is None:
+                there = source(source.Options()).where(root)
+                state = "there" if there else "to fetch"
+            typer.echo(f"{name:<{width}}  {state:<8}  {source.summary}")
+        typer.echo(f"cache: {root}")
+
+
+def _methods() -> dict[str, str]:
+    from lora_cl.methods import METHODS
+
+    return {name: kind.summary for name, kind in METHODS.items()}
+
+
+def _benchmarks() -> dict[str, str]:
+    from lora_cl.benchmarks import BENCHMARKS
+
+    return {name: kind.summary for name, kind in BENCHMARKS.items()}
+
+
+def _datasets() -> dict[str, str]:
+    from lora_cl.data import DATASETS
+
+    return {name: source.summary for name, source in DATASETS.items()}
+
+
+def _models() -> dict[str, str]:
+    from lora_cl.models import BACKBONES
+
+    return {name: (build.__doc__ or "").splitlines()[0] for name, (_, build) in BACKBONES.items()}
+
+
+def _shipped_configs() -> dict[str, str]:
+    here = Path(__file__).parent
+    folder = here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
+    files = sorted(folder.glob("*.yaml"))
+    return {str(file): file.read_text("utf-8").splitlines()[0].lstrip("# ") for file in files}
+
+
+_LISTS: dict[str, Callable[[], dict[str, str]]] = {
+    "methods": _methods,
+    "benchmarks": _benchmarks,
+    "datasets": _datasets,
+    "models": _models,
+    "configs": _shipped_configs,
+}
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Turns what goes wrong into a line for people and an exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    except LoraClError as error:
+        if _Settings.debug:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(WRONG_REQUEST) from None
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on from here", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(RUN_FAILED) from None
+    except (OSError, ImportError, RuntimeError) as error:
+        if _Settings.debug:
+            raise
+        typer.echo(f"error: {_explained(error)}", err=True)
+        raise typer.Exit(RUN_FAILED) from None
+
+
+def _explained(error: Exception) -> str:
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if "torchvision::nms" in str(error):
+        return (
+            "torch and torchvision do not belong together (operator torchvision::nms does not "
+            "exist); install both at once: pip install --force-reinstall torch torchvision"
+        )
+    return f"{text} (--debug shows where)"
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _quiet_threads() -> None:
+    """Keeps the numeric libraries from starting threads that the runs would fight over."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+
+def _start_workers() -> None:
+    """Begins the workers' imports in their own process, beside this one's."""
+    from lora_cl.workers import start_early
+
+    start_early()
+
+
+def _say(message: str) -> None:
+    typer.echo(message, err=True)
+
+
+def _one_of(key: str, value: str, allowed: list[str]) -> None:
+    if value not in allowed:
+        import difflib
+
+        near = difflib.get_close_matches(value, allowed, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        typer.echo(f"error: {key} {value}: is not one of {', '.join(allowed)}{hint}", err=True)
+        raise typer.Exit(WRONG_REQUEST)
+
+
+def _color() -> bool:
+    return "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def _deliver(text: str, output: Path | None) -> None:
+    if output is None:
+        typer.echo(text)
+        return
+    from lora_cl.results import write_atomic
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(output, f"{text.rstrip()}\n".encode())
+    _say(f"written to {output}")
+
+
+def main() -> None:
+    """The entry point of ``lora-cl``."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

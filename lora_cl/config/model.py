@@ -1,0 +1,171 @@
+"""What a config can say: the options that benchmarks, models and methods declare, assembled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+
+from lora_cl.benchmarks import BenchmarkChoice, DatasetChoice
+from lora_cl.methods import METHODS, MethodChoice
+from lora_cl.models import BackboneChoice
+from lora_cl.options import OptionsBase
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$"
+
+Name = Annotated[str, StringConstraints(pattern=NAME)]
+
+
+class PretrainOptions(OptionsBase):
+    """Train the backbone on a data set (all of it, or some classes) before the first task."""
+
+    dataset: DatasetChoice
+    classes: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2)] | None = None
+    epochs: int = Field(default=1, ge=1)
+
+
+class BaseOptions(OptionsBase):
+    """Where every method of a seed starts: random weights, a pretrained backbone, or a file."""
+
+    pretrain: PretrainOptions | None = None
+    weights: str | None = Field(default=None, json_schema_extra={"hashed": False})
+
+    @model_validator(mode="after")
+    def _one_of(self) -> BaseOptions:
+        if self.pretrain is not None and self.weights is not None:
+            raise ValueError("give either pretrain or weights, not both")
+        return self
+
+
+class TrainOptions(OptionsBase):
+    """How long and with what each task is trained: `epochs`, or a number of `iterations`."""
+
+    epochs: int | None = Field(default=None, ge=1)
+    iterations: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(default=1e-3, gt=0.0)
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    clip_norm: float | None = Field(default=None, gt=0.0)
+    optimizer_state: Literal["reset", "keep"] = "reset"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _duration(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            if value.get("epochs") is not None and value.get("iterations") is not None:
+                raise ValueError("give either epochs or iterations, not both")
+            if value.get("epochs") is None and value.get("iterations") is None:
+                return {**value, "epochs": 1}
+        return value
+
+    @model_validator(mode="after")
+    def _momentum(self) -> TrainOptions:
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"momentum goes with optimizer sgd, not {self.optimizer}")
+        return self
+
+
+def _labels_name_methods(value: Any) -> Any:
+    """A label that is a method's name needs no `method:` key; `label:` alone means no options."""
+    if not isinstance(value, Mapping):
+        return value
+    named = {}
+    for label, options in value.items():
+        options = {} if options is None else options
+        if isinstance(options, Mapping) and "method" not in options:
+            options = {"method": label, **options}
+        named[label] = options
+    return named
+
+
+def _count_as_list(value: Any) -> Any:
+    """`seeds: 5` is the list 0..4."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 10_000:
+        return list(range(value))
+    return value
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Config(OptionsBase):
+    """An experiment: benchmark x methods x seeds."""
+
+    name: Name
+    benchmark: BenchmarkChoice
+    scenario: Literal["task", "domain", "class"] = "task"
+    model: BackboneChoice = Field(default={"name": "mlp"}, validate_default=True)
+    base: BaseOptions = BaseOptions()
+    train: TrainOptions = Field(default={}, validate_default=True)
+    methods: Annotated[
+        dict[Name, MethodChoice], Field(min_length=1), BeforeValidator(_labels_name_methods)
+    ]
+    seeds: Annotated[
+        list[Seed], Field(min_length=1, max_length=10_000), BeforeValidator(_count_as_list)
+    ] = Field(default=[0])
+    threads: int = Field(default=1, ge=1, le=1024)
+    checkpoint_seconds: float = Field(default=30.0, ge=0.0, json_schema_extra={"hashed": False})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _single_method(cls, value: Any) -> Any:
+        """`method: {name: lora, rank: 8}` is one method labelled by its name."""
+        if not isinstance(value, Mapping) or "method" not in value:
+            return value
+        if "methods" in value:
+            raise ValueError("give either method or methods, not both")
+        method = value["method"]
+        method = {"name": method} if isinstance(method, str) else method
+        if not isinstance(method, Mapping) or not isinstance(method.get("name"), str):
+            raise ValueError("method should be a name or a mapping with a name")
+        options = {k: v for k, v in method.items() if k != "name"}
+        rest = {k: v for k, v in value.items() if k != "method"}
+        return {**rest, "methods": {method["name"]: {"method": method["name"], **options}}}
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Config:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: a seed is given twice")
+        folded: dict[str, str] = {}
+        for label in self.methods:
+            twin = folded.setdefault(label.casefold(), label)
+            if twin != label:
+                raise ValueError(f"methods: the labels {twin!r} and {label!r} differ only in case")
+        return self
+
+
+def config_schema() -> dict[str, Any]:
+    """The JSON Schema of a config, for editors."""
+    result: dict[str, Any] = Config.model_json_schema(mode="validation")
+    result["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    result["title"] = "lora-cl config"
+    properties = result["properties"]
+    any_method = properties["methods"]["additionalProperties"]
+    options = {name: any_method["discriminator"]["mapping"][name] for name in METHODS}
+    properties["methods"]["additionalProperties"] = {
+        "anyOf": [{"$ref": reference} for reference in options.values()]
+    }
+    properties["methods"]["properties"] = {
+        name: {"anyOf": [{"$ref": reference}, {"type": "null"}]}
+        for name, reference in options.items()
+    }
+    properties["seeds"] = {"anyOf": [properties["seeds"], {"type": "integer", "minimum": 1}]}
+    properties["method"] = {"description": "A single method: its name, or its name and options."}
+    result["required"] = [key for key in result["required"] if key != "methods"]
+    whole: dict[str, Any] = _names_or_mappings(result)
+    return whole
+
+
+def _names_or_mappings(node: Any) -> Any:
+    """Where one of several parts is asked for, its bare name will do."""
+    if isinstance(node, dict):
+        node = {key: _names_or_mappings(item) for key, item in node.items()}
+        if "discriminator" in node and "oneOf" in node:
+            mapping = node.pop("discriminator")["mapping"]
+            node["anyOf"] = [{"enum": list(mapping)}, *node.pop("oneOf")]
+        return node
+    return [_names_or_mappings(item) for item in node] if isinstance(node, list) else node

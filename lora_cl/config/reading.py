@@ -1,0 +1,163 @@
+"""A config file in YAML becomes a validated experiment."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from lora_cl.config.messages import did_you_mean, message, short
+from lora_cl.config.model import Config
+from lora_cl.config.runs import Experiment
+from lora_cl.errors import ConfigError
+
+MAX_BYTES = 1_000_000
+MAX_NODES = 20_000
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 but for numbers: 1e-3 is one, as in YAML 1.2."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*)?(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)$"),
+    list("-+.0123456789"),
+)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Reads and validates a config file; ``overrides`` are ``KEY=VALUE``, the value in YAML.
+
+    Raises ConfigError, one line for each problem.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise ConfigError(f"{path}: is a directory, not a config file")
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{path}: is larger than a config can be ({MAX_BYTES:,} bytes)")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}{_near_file(path)}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not a text file in UTF-8") from None
+    return parse_config(text, str(path), overrides)
+
+
+def parse_config(text: str, source: str, overrides: Sequence[str] = ()) -> Experiment:
+    """As ``load_config``, from the text of a config; ``source`` names it in messages."""
+    lines: dict[tuple[str | int, ...], int] = {}
+    value = _read_yaml(text, source, lines)
+    if value is None:
+        raise ConfigError(f"{source}: is empty; a config needs name, benchmark and methods")
+    if not isinstance(value, dict):
+        raise ConfigError(f"{source}:1: a config is a mapping of keys, not {_kind(value)}")
+    overridden = [_override(value, text, source) for text in overrides]
+    try:
+        config = Config.model_validate(value)
+    except ValidationError as error:
+        messages = [message(e, value, lines, source, overridden) for e in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(messages))) from None
+    return Experiment(config, source, lines)
+
+
+def _read_yaml(text: str, source: str, lines: dict[tuple[str | int, ...], int]) -> Any:
+    try:
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _walk(node, (), lines, source)
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{source}{line}: not valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"{source}: not valid YAML: {first}") from None
+
+
+def _walk(
+    root: yaml.Node,
+    path: tuple[str | int, ...],
+    lines: dict[tuple[str | int, ...], int],
+    source: str,
+) -> None:
+    """Notes the line of every key; refuses duplicate keys, endless and exploding aliases."""
+    waiting: list[tuple[yaml.Node, tuple[str | int, ...]]] = [(root, path)]
+    count = 0
+    while waiting:
+        node, path = waiting.pop()
+        count += 1
+        if count > MAX_NODES or len(path) > 50:
+            raise ConfigError(f"{source}: is too large or too deeply nested for a config")
+        line = node.start_mark.line + 1
+        lines.setdefault(path, line)
+        if isinstance(node, yaml.SequenceNode):
+            waiting += [(item, (*path, index)) for index, item in enumerate(node.value)]
+        elif isinstance(node, yaml.MappingNode):
+            seen: dict[str, int] = {}
+            for key, item in node.value:
+                line = key.start_mark.line + 1
+                if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":merge"):
+                    raise ConfigError(f"{source}:{line}: a key should be a plain word")
+                if key.value in seen:
+                    where = ".".join(map(str, (*path, key.value)))
+                    raise ConfigError(
+                        f"{source}:{line}: {where}: the key is given twice "
+                        f"(first in line {seen[key.value]})"
+                    )
+                seen[key.value] = line
+                lines[(*path, key.value)] = line
+                waiting.append((item, (*path, key.value)))
+
+
+def _override(config: dict[Any, Any], text: str, source: str) -> tuple[str, ...]:
+    """Sets ``KEY=VALUE`` in ``config`` and returns the key's path."""
+    key, equals, raw = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"-o {text}: should be KEY=VALUE, such as train.lr=0.01")
+    value = _read_yaml(raw, f"-o {text}", {})
+    path: list[str] = []
+    target, rest = config, key
+    while True:
+        known = [k for k in target if isinstance(k, str) and rest.startswith(f"{k}.")]
+        word = max(known, key=len) if known else rest.partition(".")[0]
+        path.append(word)
+        if rest == word or rest in target:
+            path[-1] = rest
+            target[rest] = value
+            return tuple(path)
+        rest = rest[len(word) + 1 :]
+        inner = target.get(word)
+        if inner is None:
+            inner = target[word] = {}
+        elif isinstance(inner, str):
+            inner = target[word] = {"name": inner}
+        elif not isinstance(inner, dict):
+            raise ConfigError(f"-o {text}: {'.'.join(path)} is not a mapping in {source}")
+        target = inner
+
+
+def _near_file(path: Path) -> str:
+    siblings = [file.name for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    return did_you_mean(path.name, siblings)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, list):
+        return "a list"
+    return "text" if isinstance(value, str) else short(value)

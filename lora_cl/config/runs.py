@@ -1,0 +1,111 @@
+"""The runs that a config asks for, and the hash that names each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lora_cl.config.messages import line_of
+from lora_cl.config.model import Config
+from lora_cl.errors import ConfigError
+from lora_cl.options import OptionsBase
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A validated config, and where each of its keys stands in the file it came from."""
+
+    config: Config
+    source: str
+    lines: Mapping[tuple[str | int, ...], int]
+
+    def error(self, message: str, key: str | None) -> ConfigError:
+        """A ConfigError that names the file, and the line and key where it has one."""
+        path = tuple(key.split(".")) if key else ()
+        line = line_of(path, self.lines)
+        where = f"{self.source}:{line}" if line else self.source
+        return ConfigError(f"{where}: {key + ': ' if key else ''}{message}", key=key)
+
+    def runs(self, content: Mapping[str, str]) -> list[RunConfig]:
+        """One per method and seed: the methods of the first seed first.
+
+        ``content`` holds checksums of the files whose paths the config names: they belong to
+        the hash in the place of the paths.
+        """
+        return [
+            RunConfig.of(self.config, label, seed, content)
+            for seed in self.config.seeds
+            for label in self.config.methods
+        ]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: a config of one method and one seed, with every default written out.
+
+    ``config_hash`` is the hash of ``resolved`` without seed, paths and what cannot change the
+    result; ``run_hash`` is the same with the seed.
+    """
+
+    resolved: dict[str, Any]
+    config_hash: str
+    run_hash: str
+
+    @classmethod
+    def of(cls, config: Config, label: str, seed: int, content: Mapping[str, str]) -> RunConfig:
+        one = config.model_copy(update={"methods": {label: config.methods[label]}, "seeds": [seed]})
+        resolved = one.model_dump(mode="json")
+        hashed = {**_hashed(one), "content": dict(content)}
+        return cls(resolved, _hash({**hashed, "seeds": None}), _hash(hashed))
+
+    @property
+    def experiment(self) -> str:
+        return str(self.resolved["name"])
+
+    @property
+    def label(self) -> str:
+        return str(next(iter(self.resolved["methods"])))
+
+    @property
+    def seed(self) -> int:
+        return int(self.resolved["seeds"][0])
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder, below the results directory."""
+        return Path(self.experiment, self.label, f"seed{self.seed}-{self.run_hash}")
+
+    def parse(self) -> Config:
+        return Config.model_validate(self.resolved)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.resolved, sort_keys=False, allow_unicode=True)
+
+
+def _hashed(value: Any) -> Any:
+    """What the hash is taken of: options without the fields marked ``hashed: False``."""
+    if isinstance(value, OptionsBase):
+        return {
+            name: _hashed(getattr(value, name))
+            for name, field in type(value).model_fields.items()
+            if not (
+                isinstance(field.json_schema_extra, dict)
+                and field.json_schema_extra.get("hashed") is False
+            )
+        }
+    if isinstance(value, dict):
+        return {key: _hashed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_hashed(item) for item in value]
+    return value
+
+
+def _hash(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

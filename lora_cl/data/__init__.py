@@ -1,0 +1,65 @@
+"""Where tensors come from: bundled, fetched and verified, or your own files."""
+
+from __future__ import annotations
+
+import os
+from difflib import get_close_matches
+from pathlib import Path
+
+from platformdirs import user_cache_dir
+from pydantic import ValidationError
+
+from lora_cl.data.cifar import Cifar10, Cifar100
+from lora_cl.data.digits import Digits
+from lora_cl.data.folder import Folder
+from lora_cl.data.mnist import EmnistLetters, FashionMnist, KMnist, Mnist
+from lora_cl.data.npz import Npz
+from lora_cl.data.source import Dataset, Source, pixels
+from lora_cl.data.svhn import Svhn
+from lora_cl.data.synthetic import Synthetic
+from lora_cl.errors import ConfigError
+from lora_cl.options import OptionsBase
+
+__all__ = ["DATASETS", "Dataset", "Source", "data_root", "make_source", "pixels"]
+
+DATASETS: dict[str, type[Source]] = {
+    "digits": Digits,
+    "mnist": Mnist,
+    "fashion-mnist": FashionMnist,
+    "kmnist": KMnist,
+    "emnist-letters": EmnistLetters,
+    "cifar10": Cifar10,
+    "cifar100": Cifar100,
+    "svhn": Svhn,
+    "synthetic": Synthetic,
+    "npz": Npz,
+    "folder": Folder,
+}
+
+
+def make_source(name: str, options: OptionsBase | None = None) -> Source:
+    """The source called ``name`` with its own ``options``, or with all defaults.
+
+    Raises ConfigError if there is no such data set, or if it cannot do without options.
+    """
+    if name not in DATASETS:
+        near = get_close_matches(name, DATASETS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"unknown data set {name!r}; allowed are {', '.join(DATASETS)}{hint}")
+    source = DATASETS[name]
+    if options is None:
+        try:
+            options = source.Options()
+        except ValidationError as error:
+            needed = ", ".join(str(problem["loc"][0]) for problem in error.errors())
+            raise ConfigError(f"data set {name} needs the option {needed}") from error
+    return source(options)
+
+
+def data_root(override: Path | None = None) -> Path:
+    """The folder of the data sets: ``override`` (--data-dir), else the environment variable
+    LORA_CL_DATA, else ``lora-cl`` in the platform's user cache directory. It need not exist yet."""
+    chosen = (
+        override or os.environ.get("LORA_CL_DATA") or user_cache_dir("lora-cl", appauthor=False)
+    )
+    return Path(chosen).expanduser()

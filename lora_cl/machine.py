@@ -1,0 +1,100 @@
+"""What a run ran on: device, versions, the project's commit, peak memory."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lora_cl.errors import ConfigError
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is cuda where there is one, else cpu. ConfigError if ``name`` is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = name.partition(":")[0]
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if kind not in there:
+        raise ConfigError(f"--device {name}: is not one of auto, cpu, cuda, mps")
+    if not there[kind]:
+        here = ", ".join(kind for kind, is_there in there.items() if is_there)
+        raise ConfigError(f"--device {name}: there is none here; there is {here}")
+    return torch.device(name)
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, Any]:
+    """Versions of everything that can change a number, and the project's commit if known."""
+    packages: dict[str, str | None] = {}
+    for name in ("torch", "torchvision", "numpy", "safetensors", "scikit-learn"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = None
+    commit = _git("rev-parse", "HEAD")
+    dirty = _git("status", "--porcelain", "--untracked-files=no") if commit else None
+    return {
+        "lora-cl": version("lora-cl"),
+        "python": platform.python_version(),
+        **packages,
+        "git_commit": commit,
+        "git_dirty": None if dirty is None else bool(dirty),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of the checkout this package lies in; None where it lies in none."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Device and system, without anything that names the machine or its user."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {"device": str(device), "device_name": name, "system": platform.system()}
+
+
+class MemoryPeak:
+    """The peak of memory from its making on: of the device, or of this process."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.resettable = False
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        elif sys.platform == "linux":
+            try:
+                Path("/proc/self/clear_refs").write_text("5")
+                self.resettable = True
+            except OSError:
+                pass
+
+    def bytes(self) -> int | None:
+        """None where the system does not tell, or cannot tell this run from earlier ones."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self.device))
+        if not self.resettable:
+            return None
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+        return None

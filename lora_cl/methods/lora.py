@@ -1,0 +1,45 @@
+"""LoRA: one low-rank adapter and one head per task, the base frozen."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from lora_cl.adapters import make_lora
+from lora_cl.methods.adapted import AdapterPerTask
+from lora_cl.options import OptionsBase
+
+
+class LoRAOptions(OptionsBase):
+    """`targets`: all-linear, attention, last-K, or a list of layer names and globs."""
+
+    rank: int = Field(default=8, ge=1, le=65536)
+    alpha: float = Field(default=16.0, gt=0.0)
+    targets: str | list[str] = "all-linear"
+    init: Literal["gaussian", "kaiming"] = "gaussian"
+    scaling: Literal["lora", "rslora"] = "lora"
+
+
+class LoRA(AdapterPerTask):
+    """Hu et al. 2021, arXiv 2106.09685: h = W0 x + s B A x, A and B new for every task."""
+
+    Options: ClassVar[type[OptionsBase]] = LoRAOptions
+    summary: ClassVar[str] = "one low-rank adapter and one head per task, the base frozen"
+
+    def make_adapter(self, layer: str, base: nn.Module, generator: torch.Generator) -> nn.Module:
+        o = self.options
+        return make_lora(
+            base,
+            rank=o.rank,
+            alpha=o.alpha,
+            init=o.init,
+            scaling=o.scaling,
+            generator=generator,
+        )
+
+    def peft_options(self) -> dict[str, Any]:
+        o = self.options
+        return {"kind": "lora", "rank": o.rank, "alpha": o.alpha, "scaling": o.scaling}

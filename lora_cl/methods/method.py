@@ -1,0 +1,239 @@
+"""The contract of a method: coarse script, fine hooks."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lora_cl.benchmarks import Benchmark, Task
+from lora_cl.models import Network, TaskNetwork, trainable_only
+from lora_cl.options import OptionsBase
+from lora_cl.seeding import seed_for
+
+Bank = MutableMapping[int, dict[str, Tensor]]
+
+
+class Fit(Protocol):
+    """Trains what requires grad on the tasks' samples, shuffled together; the only training loop.
+
+    ``epochs`` replaces the config's duration, such as PackNet's retraining.
+    """
+
+    def __call__(self, tasks: Sequence[Task], *, epochs: int | None = None) -> None: ...
+
+
+class Method(ABC):
+    """Learns tasks one after another and shows the network as any learned task sees it.
+
+    What is sealed with a task and never written again lives in ``bank``, by task (the runner's
+    bank is the folder ``adapters/`` of the run, so that memory does not grow with the tasks).
+    Everything else learned is in ``state_dict``: the network, and what ``kept`` holds by name.
+    """
+
+    Options: ClassVar[type[OptionsBase]]
+    summary: ClassVar[str]
+    private_heads: ClassVar[bool] = False
+    """One head per task in every scenario: answering then takes the task id."""
+
+    network: Network
+    benchmark: Benchmark
+    bank: Bank
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+        self.kept: dict[str, Tensor] = {}
+        self.learned: list[int] = []
+
+    def check(self, benchmark: Benchmark) -> None:
+        """Refuses, with a ConfigError, a scenario or benchmark it has no meaning for."""
+
+    def setup(self, network: Network, benchmark: Benchmark, seed: int, bank: Bank) -> None:
+        """Takes the base network: freeze, inject. Runs once, before the first task."""
+        self.network = network
+        self.benchmark = benchmark
+        self.seed = seed
+        self.bank = bank
+        if not self.per_task_heads:
+            first = benchmark.task_classes(0)
+            self._add_head(0, first if benchmark.scenario == "domain" else self._all_classes())
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Freezes or injects into ``self.network``. Default: nothing."""
+
+    @property
+    def isolated(self) -> bool:
+        """Promises that learning task k changes no bit of what tasks < k use."""
+        return False
+
+    @property
+    def needs_task_id(self) -> bool:
+        """Whether answers take the task id although the scenario withholds it."""
+        return self.private_heads and self.benchmark.scenario != "task"
+
+    @property
+    def per_task_heads(self) -> bool:
+        return self.private_heads or self.benchmark.scenario == "task"
+
+    def seed_for(self, *names: str | int) -> int:
+        return seed_for(self.seed, *names)
+
+    # The script
+
+    def begin(self, task: Task) -> None:
+        """Makes what task needs to exist before it is learned: its head. Changes nothing else."""
+        if self.per_task_heads:
+            self._add_head(task.id, task.classes)
+        self.learned.append(task.id)
+        self.freeze_for(task)
+
+    def freeze_for(self, task: Task) -> None:
+        """Decides what trains during ``task``. Default: the backbone and the task's head."""
+        trainable_only(self.network, [self.network.backbone, self.head(task.id)])
+
+    def learn(self, task: Task, fit: Fit) -> None:
+        """The algorithm. Default: train on the task."""
+        fit([task])
+
+    def answers(self, task_id: int) -> bool:
+        """Whether ``view(task_id)`` means something now.
+
+        With one shared head for one label set, also for tasks that were not learned yet.
+        """
+        return task_id in self.learned or (
+            self.benchmark.scenario == "domain" and not self.per_task_heads
+        )
+
+    @contextmanager
+    def view(self, task_id: int) -> Iterator[TaskNetwork]:
+        """The network as that task sees it, for training and evaluation alike."""
+        yield self.task_network([task_id])
+
+    @contextmanager
+    def view_together(self, tasks: Sequence[Task]) -> Iterator[TaskNetwork]:
+        """The network as several tasks see it when they are trained together."""
+        if len(tasks) == 1:
+            with self.view(tasks[0].id) as network:
+                yield network
+        else:
+            yield self.task_network([task.id for task in tasks])
+
+    # The hooks of the training loop
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Default: what requires grad. A group may hold `lr_scale`, a factor on the rate."""
+        return [{"params": [p for p in self.network.parameters() if p.requires_grad]}]
+
+    def start_fit(self, tasks: Sequence[Task], network: TaskNetwork) -> None:
+        """Called when a fit begins or is resumed, before its first step."""
+
+    def loss(self, network: TaskNetwork, x: Tensor, y: Tensor) -> Tensor:
+        """The loss of one batch. Default: cross-entropy among the outputs of a sample's task."""
+        return task_cross_entropy(network, network(x), y)
+
+    def penalty(self) -> Tensor | None:
+        """Added to the loss."""
+        return None
+
+    def after_backward(self) -> None:
+        """Gradients are ready and not applied."""
+
+    def after_step(self, step: int, total_steps: int) -> None:
+        """The step, counted from 1, was applied; its gradients are still there."""
+
+    # The state
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All learned state but what ``bank`` holds."""
+        network = {f"network.{k}": v.detach() for k, v in self.network.state_dict().items()}
+        return network | {f"kept.{k}": v for k, v in self.kept.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restores ``state_dict()``; the same tasks must have begun."""
+        device = self.network.device
+        network = {k[8:]: v for k, v in state.items() if k.startswith("network.")}
+        self.network.load_state_dict(network)
+        self.kept = {k[5:]: v.to(device) for k, v in state.items() if k.startswith("kept.")}
+
+    def details(self) -> dict[str, Any]:
+        """What a reader of the record wants to know of this method, as JSON. Default: nothing."""
+        return {}
+
+    def to_peft(self, sealed: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        """A sealed task's tensors as PEFT's config and tensors; None where PEFT has no form."""
+        return None
+
+    def from_peft(self, config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The inverse of ``to_peft``."""
+        raise NotImplementedError
+
+    # The cost
+
+    def trained_parameters(self) -> int:
+        """Parameters that receive updates in the fit that begins."""
+        return sum(p.numel() for group in self.param_groups() for p in group["params"])
+
+    def total_parameters(self) -> int:
+        """Parameters needed to answer for all tasks so far."""
+        sealed = sum(tensor.numel() for state in self.bank.values() for tensor in state.values())
+        return sum(p.numel() for p in self.network.parameters()) + sealed
+
+    def stored_bytes(self) -> int:
+        """Bytes of all learned state: ``state_dict()`` and what the bank holds."""
+        tensors = [*self.state_dict().values()]
+        tensors += [tensor for state in self.bank.values() for tensor in state.values()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    # The heads
+
+    def head_name(self, task_id: int) -> str:
+        return f"task-{task_id:03d}" if self.per_task_heads else "shared"
+
+    def head(self, task_id: int) -> nn.Module:
+        return self.network.heads[self.head_name(task_id)]
+
+    def _add_head(self, task_id: int, outputs: int) -> None:
+        name = self.head_name(task_id)
+        self.network.add_head(name, outputs, self.seed_for("head", name))
+
+    def _all_classes(self) -> int:
+        last = self.benchmark.n_tasks - 1
+        return self.benchmark.first_class(last) + self.benchmark.task_classes(last)
+
+    def classes_seen(self) -> int:
+        """The outputs in use of a class-incremental head: one per class of the tasks so far."""
+        latest = max(self.learned)
+        return self.benchmark.first_class(latest) + self.benchmark.task_classes(latest)
+
+    def task_network(
+        self, task_ids: Sequence[int], backbone: nn.Module | None = None
+    ) -> TaskNetwork:
+        """The backbone with the heads of these tasks, as the scenario has them."""
+        backbone = self.network.backbone if backbone is None else backbone
+        if self.per_task_heads:
+            heads = [self.head(task_id) for task_id in task_ids]
+            ends = [0]
+            for task_id in task_ids:
+                ends.append(ends[-1] + self.benchmark.task_classes(task_id))
+            return TaskNetwork(backbone, heads, dict(zip(task_ids, ends, strict=False)))
+        head = [self.head(task_ids[0])]
+        if self.benchmark.scenario == "domain":
+            return TaskNetwork(backbone, head, dict.fromkeys(task_ids, 0))
+        offsets = {task_id: self.benchmark.first_class(task_id) for task_id in task_ids}
+        return TaskNetwork(backbone, head, offsets, outputs=self.classes_seen())
+
+
+def task_cross_entropy(network: TaskNetwork, logits: Tensor, y: Tensor) -> Tensor:
+    """Mean cross-entropy of logits (N, outputs) and outputs y (N,).
+
+    Where the heads of several tasks stand side by side, each sample competes only among the
+    outputs of its own task.
+    """
+    if network.same_task is not None:
+        logits = logits + network.same_task[y]
+    return functional.cross_entropy(logits, y)

@@ -1,0 +1,61 @@
+"""Backbones, heads, and the network as a task sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from lora_cl.models.cnn import Cnn, CnnOptions
+from lora_cl.models.mlp import Mlp, MlpOptions
+from lora_cl.models.network import (
+    Network,
+    TaskNetwork,
+    content_hash,
+    fingerprint,
+    known_hashes,
+    seeded,
+    trainable_only,
+    training_mode,
+)
+from lora_cl.options import OptionsBase, choice
+
+Build = Callable[[Any, torch.Size], nn.Module]
+
+BACKBONES: dict[str, tuple[type[OptionsBase], Build]] = {
+    "mlp": (MlpOptions, Mlp),
+    "cnn": (CnnOptions, Cnn),
+}
+
+BackboneChoice: Any = choice({name: options for name, (options, _) in BACKBONES.items()})
+
+
+def build_network(options: Any, input_shape: torch.Size, seed: int) -> Network:
+    """A network without heads, its backbone initialised from ``seed``, on the CPU.
+
+    ``options`` is a validated ``BackboneChoice``. Raises ConfigError if the data does not fit.
+    """
+    _, build = BACKBONES[options.name]
+    with seeded(seed):
+        backbone = build(options, input_shape)
+    backbone.eval()
+    with torch.no_grad():
+        features = backbone(torch.zeros(1, *input_shape)).shape[1]
+    return Network(backbone, features)
+
+
+__all__ = [
+    "BACKBONES",
+    "BackboneChoice",
+    "Network",
+    "TaskNetwork",
+    "build_network",
+    "content_hash",
+    "fingerprint",
+    "known_hashes",
+    "seeded",
+    "trainable_only",
+    "training_mode",
+]

@@ -1,0 +1,36 @@
+"""A multi-layer perceptron: flatten, then linear layers with ReLU."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from lora_cl.options import OptionsBase
+
+Width = Annotated[int, Field(ge=1, le=65536)]
+
+
+class MlpOptions(OptionsBase):
+    """The width of every hidden layer, from the input on; `dropout` follows each ReLU."""
+
+    hidden: list[Width] = Field(default=[400, 400], min_length=1, max_length=64)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+
+class Mlp(nn.Sequential):
+    """(N, *input_shape) -> (N, hidden[-1]). Layers are called linear1, relu1, linear2, ..."""
+
+    def __init__(self, options: MlpOptions, input_shape: torch.Size) -> None:
+        layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+        width = input_shape.numel()
+        for number, hidden in enumerate(options.hidden, start=1):
+            layers[f"linear{number}"] = nn.Linear(width, hidden)
+            layers[f"relu{number}"] = nn.ReLU()
+            if options.dropout:
+                layers[f"dropout{number}"] = nn.Dropout(options.dropout)
+            width = hidden
+        super().__init__(layers)

@@ -1,0 +1,288 @@
+"""The live view of many runs, fed by their event logs alone.
+
+On a terminal a table of the running ones that redraws itself; elsewhere plain lines, one for each
+learned task and each finished run. Nothing here starts a thread: the engine may fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from lora_cl.results import EVENTS, read_events
+from lora_cl.text import duration, one_line
+
+SHOWN_ACCURACIES = 5
+LEAST_ROWS = 3
+
+
+@dataclass(frozen=True)
+class RunLabel:
+    """Which run it is, and the folder whose event log tells how far it is."""
+
+    experiment: str
+    label: str
+    seed: int
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return one_line(f"{self.experiment} {self.label} seed {self.seed}", limit=60)
+
+
+@dataclass
+class _State:
+    """Where one run stands: tasks count from 0, ``share`` is that of the current fit in [0, 1].
+
+    ``began`` is when it was first seen at work in this session, at ``began_at`` of its whole way;
+    ``started`` and ``latest`` are times from the log, on the clock of the machine that wrote it.
+    """
+
+    offset: int = 0
+    tasks: int = 0
+    task: int = 0
+    share: float = 0.0
+    epoch: int = 0
+    epochs: int = 0
+    accuracies: list[float | None] = field(default_factory=list)
+    began: float | None = None
+    began_at: float = 0.0
+    started: float | None = None
+    latest: float = 0.0
+    status: str | None = None
+
+    @property
+    def way(self) -> float:
+        """The share of the run that is done, in [0, 1]; tasks are taken to be equally long."""
+        if self.status is not None:
+            return 1.0
+        return min(1.0, (self.task + self.share) / self.tasks) if self.tasks else 0.0
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Goes on to where ``event`` says the run is; a log may hold anything."""
+        kind, moment = event["event"], event.get("time")
+        if isinstance(moment, int | float):
+            self.latest = float(moment)
+        if kind == "run_started":
+            self.started = self.latest
+            self.tasks = _whole(event, "tasks")
+        elif kind == "task_started":
+            self.task, self.share = _whole(event, "task"), 0.0
+            self.epoch = self.epochs = 0
+        elif kind == "fit_started":
+            self.share, self.epoch, self.epochs = 0.0, 0, _whole(event, "epochs")
+        elif kind == "epoch":
+            step, steps = _whole(event, "step"), _whole(event, "steps")
+            self.share = min(1.0, step / steps) if steps else 0.0
+            self.epochs = _whole(event, "epochs")
+            # Counted from the steps: the first epoch reads 1 once it is over.
+            self.epoch = round(self.share * self.epochs)
+        elif kind == "evaluated":
+            found = event.get("accuracies")
+            self.accuracies = [_fraction(x) for x in found] if isinstance(found, list) else []
+            self.task, self.share = _whole(event, "task") + 1, 0.0
+
+    def remaining(self, now: float) -> float | None:
+        """Seconds to go at the pace so far; None while that cannot be told."""
+        if self.began is None or self.way <= self.began_at:
+            return None
+        return max(0.0, (now - self.began) * (1 - self.way) / (self.way - self.began_at))
+
+
+class Progress:
+    """Shows how far ``runs`` are, from entering until leaving; a context manager.
+
+    The engine calls ``poll`` a few times a second and ``finished`` once per run. ``console`` is
+    where to, by default stderr.
+    """
+
+    def __init__(self, runs: Sequence[RunLabel], console: Console | None = None) -> None:
+        self.runs = list(runs)
+        self.console = console or Console(stderr=True)
+        self.states = [_State() for _ in runs]
+        self.start = time.time()
+        live = self.console.is_terminal and not self.console.is_dumb_terminal
+        self._live = (
+            Live(
+                console=self.console,
+                auto_refresh=False,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+                vertical_overflow="crop",
+            )
+            if live
+            else None
+        )
+        # What an earlier session left in the logs tells where a run stands, and is no news.
+        for index in range(len(self.runs)):
+            self._read(index, news=False)
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._live.stop()
+        if kind is None and self.runs:
+            self._say(self._summary())
+
+    def poll(self) -> None:
+        """Reads what is new in the event logs and shows it; cheap, and never waits."""
+        for index, state in enumerate(self.states):
+            if state.status is None:
+                self._read(index)
+        if self._live:
+            self._live.update(self._view(), refresh=True)
+
+    def finished(self, index: int, status: str, message: str | None = None) -> None:
+        """Run ``index`` came to an end with ``status``; ``message`` says why, if it failed."""
+        if self.states[index].status is not None:
+            return
+        self._read(index)
+        state = self.states[index]
+        state.status = status
+        ended = sum(other.status is not None for other in self.states)
+        text = f"[{ended}/{len(self.runs)}] {self.runs[index].name}: {one_line(status)}"
+        if state.began is not None and state.started is not None:
+            text += f" after {duration(max(0.0, state.latest - state.started))}"
+        mean = _mean(state.accuracies)
+        if status == "done" and mean is not None and state.task == state.tasks:
+            text += f", average accuracy {100 * mean:.2f} %"
+        if message:
+            text += f": {one_line(message)}"
+        if self._live is None or message:
+            self._say(text)
+        if self._live:
+            self._live.update(self._view(), refresh=True)
+
+    def _read(self, index: int, news: bool = True) -> None:
+        folder, state = self.runs[index].folder, self.states[index]
+        size = _size(folder)
+        if size < state.offset:
+            # The log was begun anew, so the run was too.
+            state = self.states[index] = _State()
+        if size == state.offset:
+            return
+        events, state.offset = read_events(folder, state.offset)
+        for event in events:
+            state.take(event)
+            measured = event["event"] == "evaluated" and _mean(state.accuracies) is not None
+            if news and measured and self._live is None:
+                self._say(
+                    f"{self.runs[index].name}: task {state.task} of {state.tasks} learned, "
+                    f"accuracy {_accuracies(state.accuracies)}"
+                )
+        if news and events and state.began is None:
+            state.began, state.began_at = time.time(), state.way
+
+    def _say(self, text: str) -> None:
+        # A closed pipe or a full disk must not end a run for a line of progress.
+        with contextlib.suppress(OSError, ValueError):
+            if self._live:
+                self.console.print(Text(text), soft_wrap=True)
+            else:
+                self.console.file.write(text + "\n")
+                self.console.file.flush()
+
+    def _view(self) -> Group:
+        now = time.time()
+        table = Table(box=None, padding=(0, 1), pad_edge=False)
+        for header in ("run", "task", "epoch", "left", "accuracies, %"):
+            table.add_column(Text(header, style="dim"), no_wrap=True, overflow="ellipsis")
+        going = [
+            (run, state)
+            for run, state in zip(self.runs, self.states, strict=True)
+            if state.status is None and state.began is not None
+        ]
+        room = max(LEAST_ROWS, self.console.height - 5)
+        for run, state in going[:room]:
+            left = state.remaining(now)
+            table.add_row(
+                Text(run.name),
+                f"{min(state.task + 1, state.tasks)}/{state.tasks}" if state.tasks else "",
+                f"{state.epoch}/{state.epochs}" if state.epochs else "",
+                "" if left is None else duration(left),
+                _accuracies(state.accuracies),
+            )
+        parts: list[Table | Text] = [table] if going else []
+        if len(going) > room:
+            parts.append(Text(f"and {len(going) - room} more", style="dim"))
+        return Group(*parts, self._overall(now))
+
+    def _overall(self, now: float) -> Table:
+        ended = Counter(state.status for state in self.states if state.status is not None)
+        total = sum(ended.values())
+        way = sum(state.way for state in self.states)
+        text = f"{total} of {len(self.runs)} runs"
+        others = [
+            f"{number} {one_line(status)}" for status, number in ended.items() if status != "done"
+        ]
+        text += f" ({', '.join(others)})" if others else ""
+        text += f", {duration(max(0.0, now - self.start))}"
+        left = self._remaining(now)
+        text += "" if left is None else f", about {duration(left)} left"
+        line = Table.grid(padding=(0, 1))
+        line.add_row(ProgressBar(total=max(1, len(self.runs)), completed=way, width=24), Text(text))
+        return line
+
+    def _remaining(self, now: float) -> float | None:
+        """Seconds to go for all runs, from the ways that were gone in this session."""
+        gone = sum(state.way - state.began_at for state in self.states if state.began is not None)
+        to_go = sum(1 - state.way for state in self.states)
+        return (now - self.start) * to_go / gone if gone > 0 else None
+
+    def _summary(self) -> str:
+        counts = Counter(state.status or "not finished" for state in self.states)
+        told = ", ".join(f"{number} {one_line(status)}" for status, number in counts.items())
+        return f"{len(self.runs)} runs: {told}, in {duration(max(0.0, time.time() - self.start))}"
+
+
+def _size(folder: Path) -> int:
+    try:
+        return (folder / EVENTS).stat().st_size
+    except OSError:
+        return 0
+
+
+def _whole(event: dict[str, Any], key: str) -> int:
+    value = event.get(key)
+    return value if type(value) is int and value >= 0 else 0
+
+
+def _fraction(value: Any) -> float | None:
+    return float(value) if type(value) in (int, float) and 0 <= value <= 1 else None
+
+
+def _mean(accuracies: Sequence[float | None]) -> float | None:
+    known = [x for x in accuracies if x is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _accuracies(accuracies: Sequence[float | None]) -> str:
+    """The latest accuracies in %, oldest first, and the mean of all that were measured."""
+    mean = _mean(accuracies)
+    if mean is None:
+        return ""
+    known = [f"{100 * x:.1f}" for x in accuracies if x is not None]
+    cut = "… " if len(known) > SHOWN_ACCURACIES else ""
+    return f"{cut}{' '.join(known[-SHOWN_ACCURACIES:])} (mean {100 * mean:.1f})"

@@ -1,0 +1,237 @@
+"""Many runs to one row per experiment, label and config."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lora_cl.report.reading import Run, check
+from lora_cl.report.statistics import Summary, summarise
+from lora_cl.results import Record
+
+MEASURES = (
+    "average_accuracy",
+    "average_incremental_accuracy",
+    "learning_accuracy",
+    "forgetting",
+    "backward_transfer",
+    "forward_transfer",
+    "trained_params_per_task",
+    "added_params_per_task",
+    "total_params",
+    "stored_bytes",
+    "train_seconds",
+    "eval_seconds",
+    "peak_memory_bytes",
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A run that gives no numbers: ``status`` is failed, diverged, unfinished, unreadable, ..."""
+
+    seed: int
+    status: str
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class RoutingSummary:
+    """Accuracy with the router is the row's own; here that with the true task id, and how often
+    the router finds it, both averaged over all tasks after the last one."""
+
+    router: str
+    oracle: Summary
+    router_accuracy: Summary
+
+
+@dataclass(frozen=True)
+class Row:
+    """All seeds of one method under one config.
+
+    ``label`` names the row: the config's hash is part of it where one label has several configs.
+    ``seeds`` are the finished ones, ``problems`` the runs without numbers, ``missing`` the seeds
+    that other rows of the experiment have. ``measures`` and ``by_seed`` go by the names in
+    MEASURES. ``accuracy_matrix_mean`` is None where not every seed measured an entry.
+    """
+
+    experiment: str
+    label: str
+    method: str
+    scenario: str
+    benchmark: str
+    config_hash: str | None
+    needs_task_id: bool | None
+    isolated: bool | None
+    seeds: tuple[int, ...]
+    problems: tuple[Problem, ...]
+    missing: tuple[int, ...]
+    accuracy_matrix_mean: list[list[float | None]] | None
+    measures: dict[str, Summary]
+    by_seed: dict[str, dict[int, float | None]]
+    routing: RoutingSummary | None
+    details: dict[int, dict[str, Any]]
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.seeds) and not self.problems and not self.missing
+
+    @property
+    def given_task_id(self) -> bool:
+        """Whether it was told the task id although its scenario withholds it."""
+        return bool(self.needs_task_id) and self.scenario != "task"
+
+    @property
+    def all_at_once(self) -> bool:
+        """Whether only the end was measured over several tasks: a reference, not a sequence."""
+        matrix = self.accuracy_matrix_mean
+        return bool(
+            matrix and len(matrix) > 1 and all(x is None for row in matrix[:-1] for x in row)
+        )
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The rows of one table, and what must be said below it."""
+
+    name: str
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+
+def aggregate(records: Iterable[Record]) -> list[Experiment]:
+    """Group records by experiment, then by label and config; the order of the records is kept.
+
+    Runs of different configs are never averaged. A seed that is there twice counts once: a
+    finished run before any other, then the first.
+    """
+    experiments: dict[str, list[Run]] = {}
+    for record in records:
+        experiments.setdefault(record.experiment, []).append(check(record))
+    return [_experiment(name, runs) for name, runs in experiments.items()]
+
+
+def _experiment(name: str, runs: Sequence[Run]) -> Experiment:
+    by_label: dict[str, dict[str | None, list[Run]]] = {}
+    for run in runs:
+        by_label.setdefault(run.label, {}).setdefault(run.config_hash, []).append(run)
+    notes: list[str] = []
+    groups: list[tuple[str, list[Run]]] = []
+    for label, configs in by_label.items():
+        # A run cut off early may not know its config's hash; with one candidate there is no doubt.
+        if len(configs) == 2 and None in configs and not any(run.done for run in configs[None]):
+            unknown = configs.pop(None)
+            next(iter(configs.values())).extend(unknown)
+        if len(configs) > 1:
+            notes.append(_several_configs(label, configs))
+        for config_hash, members in configs.items():
+            shown = label if len(configs) == 1 else _with_hash(label, config_hash)
+            kept, extra = _one_per_seed(members)
+            if extra:
+                told = ", ".join(f"seed {run.seed} ({run.status})" for run in extra)
+                notes.append(f"{shown}: not counted, the seed is there already: {told}")
+            groups.append((shown, _alike(kept)))
+    # What cannot be read may not even have its right seed.
+    seeds = {run.seed for _, group in groups for run in group if run.status != "unreadable"}
+    rows = tuple(_row(shown, members, seeds) for shown, members in groups)
+    return Experiment(name, rows, tuple(notes))
+
+
+def _with_hash(label: str, config_hash: str | None) -> str:
+    return f"{label}@{config_hash or 'unknown'}"
+
+
+def _several_configs(label: str, configs: dict[str | None, list[Run]]) -> str:
+    ages = {key: max(map(_written, runs)) for key, runs in configs.items()}
+    newest = max(ages, key=lambda key: ages[key])
+    return (
+        f"{label}: runs of {len(configs)} different configs, kept apart by the config's hash; "
+        f"the newest is {_with_hash(label, newest)}"
+    )
+
+
+def _written(run: Run) -> float:
+    for path in (run.folder / "result.json", run.folder):
+        try:
+            return path.stat().st_mtime
+        except OSError:
+            continue
+    return 0.0
+
+
+def _one_per_seed(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """One run a seed, by seed, and the others; a folder that was named twice is no other."""
+    chosen: dict[int, Run] = {}
+    for run in sorted(runs, key=lambda run: not run.done):
+        chosen.setdefault(run.seed, run)
+    folders = {run.folder.absolute() for run in chosen.values()}
+    extra = [run for run in runs if run.folder.absolute() not in folders]
+    return [chosen[seed] for seed in sorted(chosen)], extra
+
+
+def _alike(runs: list[Run]) -> list[Run]:
+    """A finished run that contradicts the others of its config becomes unreadable."""
+    described = Counter(_description(run) for run in runs if run.done)
+    if len(described) < 2:
+        return runs
+    usual = described.most_common(1)[0][0]
+    reason = "result.json: its method, scenario, benchmark or tasks are not those of its row"
+    return [
+        replace(run, status="unreadable", reason=reason, matrix=None, values={})
+        if run.done and _description(run) != usual
+        else run
+        for run in runs
+    ]
+
+
+def _description(run: Run) -> tuple[Any, ...]:
+    router = run.routing.router if run.routing else None
+    tasks = 0 if run.matrix is None else len(run.matrix)
+    return (run.method, run.scenario, run.benchmark, run.needs_task_id, run.isolated, router, tasks)
+
+
+def _row(label: str, runs: Sequence[Run], seeds: set[int]) -> Row:
+    done = [run for run in runs if run.done]
+    first = done[0] if done else runs[0]
+    by_seed = {name: {run.seed: run.values[name] for run in done} for name in MEASURES}
+    return Row(
+        experiment=first.experiment,
+        label=label,
+        method=first.method,
+        scenario=first.scenario,
+        benchmark=first.benchmark,
+        config_hash=first.config_hash,
+        needs_task_id=first.needs_task_id,
+        isolated=first.isolated,
+        seeds=tuple(run.seed for run in done),
+        problems=tuple(Problem(run.seed, run.status, run.reason) for run in runs if not run.done),
+        missing=tuple(sorted(seeds - {run.seed for run in runs})),
+        accuracy_matrix_mean=_mean_matrix(done),
+        measures={name: summarise(values.values()) for name, values in by_seed.items()},
+        by_seed=by_seed,
+        routing=_routing(done),
+        details={run.seed: run.details for run in done if run.details},
+    )
+
+
+def _mean_matrix(runs: Sequence[Run]) -> list[list[float | None]] | None:
+    matrices = [run.matrix for run in runs if run.matrix is not None]
+    if not matrices:
+        return None
+    mean = np.mean(matrices, axis=0)
+    return [[None if np.isnan(x) else float(x) for x in row] for row in mean]
+
+
+def _routing(runs: Sequence[Run]) -> RoutingSummary | None:
+    known = [run.routing for run in runs if run.routing]
+    if not known:
+        return None
+    return RoutingSummary(
+        router=known[0].router,
+        oracle=summarise(routing.oracle for routing in known),
+        router_accuracy=summarise(routing.router_accuracy for routing in known),
+    )

@@ -1,0 +1,203 @@
+"""One record, checked: a result file can hold anything, and nothing wrong may become a number."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import lora_cl.metrics as metrics
+from lora_cl.results import SCHEMA_VERSION, Record
+from lora_cl.text import one_line
+
+COSTS = (
+    "trained_params_per_task",
+    "added_params_per_task",
+    "total_params",
+    "stored_bytes",
+    "train_seconds",
+    "eval_seconds",
+    "peak_memory_bytes",
+)
+STATUSES = ("done", "failed", "diverged", "running", "interrupted", "unfinished", "unreadable")
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Who chose the task at test time, and how well.
+
+    ``oracle`` and ``router_accuracy`` are averages over all tasks after the last one: the accuracy
+    with the true task id, and how often the router finds that id. None where not measured.
+    """
+
+    router: str
+    oracle: float | None
+    router_accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A record whose every part was checked; anything wrong with it is ``reason``.
+
+    ``matrix`` (T, T) holds fractions, NaN where not measured; ``values`` the measures and costs.
+    Both are there for a run that is done, and for no other.
+    """
+
+    folder: Path
+    experiment: str
+    label: str
+    method: str
+    scenario: str
+    benchmark: str
+    seed: int
+    status: str
+    reason: str | None = None
+    config_hash: str | None = None
+    needs_task_id: bool | None = None
+    isolated: bool | None = None
+    matrix: metrics.Array | None = None
+    values: dict[str, float | None] = field(default_factory=dict)
+    routing: Routing | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def done(self) -> bool:
+        return self.status == "done"
+
+
+class _MalformedError(ValueError):
+    """What is wrong with a result file, in a few words."""
+
+
+def check(record: Record) -> Run:
+    """The record as a run; one that is not what it should be is a run with status unreadable."""
+    run = Run(
+        folder=record.folder,
+        experiment=record.experiment,
+        label=record.label,
+        method=record.method,
+        scenario=record.scenario,
+        benchmark=record.benchmark,
+        seed=record.seed,
+        status=record.status,
+    )
+    result = record.result
+    try:
+        if run.status not in STATUSES:
+            raise _MalformedError(f"unknown status {run.status!r}")
+        if run.status in ("unreadable", "unfinished"):
+            return replace(run, reason=_reason(result), config_hash=_hash(result))
+        version = result.get("schema_version")
+        if type(version) is not int or version != SCHEMA_VERSION:
+            raise _MalformedError(f"schema_version is {version!r}, not {SCHEMA_VERSION}")
+        run = replace(
+            run,
+            config_hash=_hash(result),
+            needs_task_id=_bool(result, "needs_task_id"),
+            isolated=_bool(result, "isolated"),
+            reason=_reason(result),
+        )
+        return _with_numbers(run, result) if run.done else run
+    except (ValueError, OverflowError, RecursionError) as error:
+        return replace(run, status="unreadable", reason=f"result.json: {one_line(error)}")
+
+
+def _with_numbers(run: Run, result: dict[str, Any]) -> Run:
+    if run.needs_task_id is None or run.isolated is None:
+        raise _MalformedError("needs_task_id and isolated are missing")
+    tasks = result.get("n_tasks")
+    if type(tasks) is not int or tasks < 1:
+        raise _MalformedError(f"n_tasks is {tasks!r}, not a positive whole number")
+    matrix = _matrix(result.get("accuracy_matrix"), tasks, "accuracy_matrix")
+    untrained = result.get("untrained_accuracy")
+    if untrained is not None:
+        untrained = _fractions([untrained], tasks, "untrained_accuracy")[0]
+    cost = _mapping(result, "cost")
+    values = metrics.measures(matrix, untrained) | {name: _amount(cost, name) for name in COSTS}
+    return replace(
+        run,
+        matrix=matrix,
+        values=values,
+        routing=_routing(result.get("routing"), tasks),
+        details=_mapping(result, "details"),
+    )
+
+
+def _matrix(value: Any, tasks: int, name: str) -> metrics.Array:
+    if not isinstance(value, list) or len(value) != tasks:
+        raise _MalformedError(f"{name} does not have {tasks} rows")
+    return _fractions(value, tasks, name)
+
+
+def _fractions(rows: list[Any], tasks: int, name: str) -> metrics.Array:
+    empty = 0
+    for row in rows:
+        if not isinstance(row, list) or len(row) != tasks:
+            raise _MalformedError(f"{name} does not have {tasks} numbers in every row")
+        if not set(map(type, row)) <= {float, int, type(None)}:
+            raise _MalformedError(f"{name} holds something that is neither a number nor null")
+        empty += row.count(None)
+    array = np.array(rows, dtype=np.float64)
+    inside = (array >= 0) & (array <= 1)
+    if int(inside.sum()) + empty != array.size:
+        raise _MalformedError(f"{name} holds numbers outside 0 to 1")
+    return array
+
+
+def _routing(value: Any, tasks: int) -> Routing | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict) or not isinstance(value.get("router"), str):
+        raise _MalformedError("routing does not name its router")
+    last = [
+        None
+        if value.get(name) is None
+        else metrics.average_accuracy(_matrix(value[name], tasks, name))
+        for name in ("accuracy_matrix_oracle", "router_accuracy")
+    ]
+    return Routing(value["router"], *last)
+
+
+def _amount(cost: dict[str, Any], name: str) -> float | None:
+    value = cost.get(name)
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
+        raise _MalformedError(f"cost.{name} is {value!r}, not a number from 0 on")
+    return float(value)
+
+
+def _mapping(result: dict[str, Any], name: str) -> dict[str, Any]:
+    value = result.get(name)
+    if value is not None and not isinstance(value, dict):
+        raise _MalformedError(f"{name} is not a mapping")
+    return value or {}
+
+
+def _bool(result: dict[str, Any], name: str) -> bool | None:
+    value = result.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise _MalformedError(f"{name} is {value!r}, not true or false")
+    return value
+
+
+def _hash(result: dict[str, Any]) -> str | None:
+    value = result.get("config_hash")
+    if value is not None and not isinstance(value, str):
+        raise _MalformedError(f"config_hash is {value!r}, not a string")
+    return value
+
+
+def _reason(result: dict[str, Any]) -> str | None:
+    """What a record says went wrong, with the place; the record may be malformed itself."""
+    error = result.get("error")
+    if not isinstance(error, dict):
+        return None
+    text = one_line(error.get("message") or error.get("kind") or "no message")
+    place = ", ".join(
+        f"{name} {error[name]}" for name in ("task", "step") if isinstance(error.get(name), int)
+    )
+    return text if not place or place in text else f"{text} ({place})"

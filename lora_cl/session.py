@@ -1,0 +1,356 @@
+"""One run under way: learn, evaluate, save, and go on from what was saved."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lora_cl import trainer
+from lora_cl.benchmarks import Benchmark, Task, permutation
+from lora_cl.checkpoints import Checkpoints, save_tensors
+from lora_cl.config import Config
+from lora_cl.errors import BrokenPromiseError, DivergedError
+from lora_cl.methods import Method
+from lora_cl.models import fingerprint, known_hashes
+from lora_cl.results import append_event
+
+MODEL = "model.safetensors"
+CHECKPOINT_SHARE = 50
+"""Between two checkpoints pass at least this many times what the last one took to write."""
+
+
+@dataclass
+class Ledger:
+    """What has been measured so far; part of every checkpoint."""
+
+    accuracy: list[list[float | None]] = field(default_factory=list)
+    untrained: list[float | None] | None = None
+    learned_fingerprints: dict[int, str] = field(default_factory=dict)
+    last_seen: dict[int, tuple[str, float]] = field(default_factory=dict)
+    trained_parameters: list[int] = field(default_factory=list)
+    total_parameters: list[int] = field(default_factory=list)
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
+
+    @classmethod
+    def of(cls, value: dict[str, Any]) -> Ledger:
+        """From JSON, whose keys are text."""
+        ledger = cls(**value)
+        ledger.learned_fingerprints = {int(k): v for k, v in ledger.learned_fingerprints.items()}
+        ledger.last_seen = {int(k): (v[0], v[1]) for k, v in ledger.last_seen.items()}
+        return ledger
+
+
+@dataclass
+class Place:
+    """How far a run has come: the task, the fit within it, and the trainer's own progress."""
+
+    task: int = 0
+    fit: int = -1
+    epoch: int = 0
+    step: int = 0
+
+
+class Session:
+    """One run in its folder. ``execute`` does all of it, or goes on where it was interrupted."""
+
+    def __init__(self, config: Config, benchmark: Benchmark, method: Method, folder: Path) -> None:
+        self.config = config
+        self.benchmark = benchmark
+        self.method = method
+        self.folder = folder
+        self.device = method.network.device
+        self.base_parameters = sum(p.numel() for p in method.network.backbone.parameters())
+        self.checkpoints = Checkpoints(folder / "checkpoint")
+        self.ledger = Ledger()
+        self.place = Place()
+        self.resumed: tuple[Place, dict[str, Tensor]] | None = None
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.optimizer_memory: dict[str, dict[str, Tensor]] = {}
+        self.progress = trainer.Progress()
+        self.fits = self.trained = 0
+        self.last_save, self.last_cost, self.clock = time.monotonic(), 0.0, time.perf_counter()
+
+    def execute(self) -> None:
+        """Learns and evaluates every task. Raises what stopped it; the checkpoint stays."""
+        self._resume()
+        if self.place.task == 0 and self.resumed is None:
+            self._evaluate_untrained()
+        for index in range(self.place.task, self.benchmark.n_tasks):
+            task = self.benchmark.task(index)
+            self.place = Place(task=index)
+            append_event(self.folder, "task_started", task=index, name=task.name)
+            self._learn(task)
+            self._evaluate(index)
+            self.place = Place(task=index + 1)
+            self._save_if_due(boundary=True)
+        self._save_model()
+
+    # Learning
+
+    def _learn(self, task: Task) -> None:
+        self.method.begin(task)
+        self.fits = self.trained = 0
+        with self._timed("train_seconds"):
+            self.method.learn(task, self._fit)
+        if self.method.answers(task.id):
+            self.ledger.trained_parameters.append(self.trained)
+        self.ledger.total_parameters.append(self.method.total_parameters())
+
+    def _fit(self, tasks: Sequence[Task], *, epochs: int | None = None) -> None:
+        """The ``fit`` that methods are given: data, optimiser, streams, events, checkpoints."""
+        number, self.fits = self.fits, self.fits + 1
+        if self.resumed is not None and number < self.resumed[0].fit:
+            return  # A later fit was under way; its checkpoint holds what this one did.
+        train = self.config.train
+        with self.method.view_together(tasks) as network:
+            samples = [task.train() for task in tasks]
+            x = torch.cat([s.x for s in samples]) if len(samples) > 1 else samples[0].x
+            y = torch.cat(
+                [s.y + network.offsets[t.id] for t, s in zip(tasks, samples, strict=True)]
+            )
+            del samples
+            batches = math.ceil(len(y) / train.batch_size)
+            if epochs is None:
+                total_steps = train.iterations or batches * (train.epochs or 1)
+            else:
+                total_steps = batches * epochs
+            stream = [self.method.learned[-1], number]
+            torch.manual_seed(self.method.seed_for("fit", *stream))
+            self.method.start_fit(tasks, network)
+            groups = self.method.param_groups()
+            self.trained = max(self.trained, self.method.trained_parameters())
+            self.optimizer = trainer.make_optimizer(
+                train.optimizer, groups, train.lr, train.weight_decay, train.momentum
+            )
+            self.progress = trainer.Progress()
+            self.place = Place(self.place.task, number)
+            if train.optimizer_state == "keep":
+                self._recall_optimizer()
+            if self.resumed is not None:
+                self._restore_fit(*self.resumed)
+            epochs = math.ceil(total_steps / batches)
+            append_event(
+                self.folder,
+                "fit_started",
+                task=self.place.task,
+                fit=number,
+                epochs=epochs,
+                steps=total_steps,
+            )
+
+            def order(epoch: int) -> Tensor:
+                seed = self.method.seed_for("batches", *stream, epoch)
+                return permutation(len(y), seed).to(y.device)
+
+            def after_epoch(losses: Tensor) -> None:
+                self._after_epoch(losses, epochs, total_steps)
+
+            trainer.fit(
+                self.method,
+                network,
+                x,
+                y,
+                optimizer=self.optimizer,
+                rate=trainer.RATES[train.schedule],
+                batch_size=train.batch_size,
+                total_steps=total_steps,
+                order=order,
+                clip_norm=train.clip_norm,
+                progress=self.progress,
+                after_step=self._save_if_due,
+                after_epoch=after_epoch,
+            )
+        if train.optimizer_state == "keep":
+            self._remember_optimizer()
+        self.optimizer = None
+
+    def _after_epoch(self, losses: Tensor, epochs: int, total_steps: int) -> None:
+        finite = torch.isfinite(losses)
+        if not bool(finite.all()):
+            first = int(torch.nonzero(~finite)[0])
+            raise DivergedError(self.place.task, self.progress.step - len(losses) + first + 1)
+        append_event(
+            self.folder,
+            "epoch",
+            task=self.place.task,
+            fit=self.place.fit,
+            epoch=self.progress.epoch,
+            epochs=epochs,
+            step=self.progress.step,
+            steps=total_steps,
+            loss=float(losses.mean()),
+        )
+        self._save_if_due(boundary=True)
+
+    # Evaluating
+
+    def _evaluate_untrained(self) -> None:
+        """Accuracies of the untrained network, where its heads can answer at all (b_j)."""
+        n_tasks = self.benchmark.n_tasks
+        if not any(self.method.answers(index) for index in range(1, n_tasks)):
+            return
+        with self._timed("eval_seconds"):
+            self.ledger.untrained = [
+                self._accuracy(index) if self.method.answers(index) else None
+                for index in range(n_tasks)
+            ]
+
+    def _evaluate(self, latest: int) -> None:
+        """One row of the accuracy matrix, and the check of what isolated methods promise."""
+        ledger, method = self.ledger, self.method
+        row: list[float | None] = [None] * self.benchmark.n_tasks
+        known = known_hashes(method.network)
+        with self._timed("eval_seconds"):
+            for index in range(min(latest + 2, self.benchmark.n_tasks)):
+                if not method.answers(index):
+                    continue
+                with method.view(index) as network:
+                    seen = fingerprint(network, known)
+                if index <= latest:
+                    learned = ledger.learned_fingerprints.setdefault(index, seen)
+                    if method.isolated and learned != seen:
+                        raise BrokenPromiseError(
+                            f"learning task {latest} changed what task {index} uses, though "
+                            f"the method promises not to"
+                        )
+                if ledger.last_seen.get(index, ("", 0.0))[0] != seen:
+                    ledger.last_seen[index] = (seen, self._accuracy(index))
+                row[index] = ledger.last_seen[index][1]
+        ledger.accuracy.append(row)
+        append_event(self.folder, "evaluated", task=latest, accuracies=row[: latest + 1])
+
+    def _accuracy(self, index: int) -> float:
+        samples = self.benchmark.task(index).test()
+        with self.method.view(index) as network:
+            return trainer.accuracy(network, samples.x, samples.y + network.offsets[index])
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        """Adds the seconds inside to the ledger's ``what``, those of checkpoints excepted."""
+        self._add_time(None)
+        yield
+        self._add_time(what)
+
+    def _add_time(self, what: str | None) -> None:
+        """Adds the seconds since the last call to ``what``, or to nothing."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        if what is not None:
+            setattr(self.ledger, what, getattr(self.ledger, what) + now - self.clock)
+        self.clock = now
+
+    # Checkpoints
+
+    def _save_if_due(self, boundary: bool = False) -> None:
+        """Saves at the ends of tasks and epochs, and every `checkpoint_seconds` in between."""
+        wanted = 0.0 if boundary else self.config.checkpoint_seconds
+        if self.config.checkpoint_seconds:
+            wanted = max(wanted, CHECKPOINT_SHARE * self.last_cost)
+        if time.monotonic() - self.last_save >= wanted:
+            self._save()
+
+    def _save(self) -> None:
+        self._add_time("train_seconds" if self.place.fit >= 0 else None)
+        start = time.monotonic()
+        tensors = {f"method.{k}": v for k, v in self.method.state_dict().items()}
+        for name, memory in self.optimizer_memory.items():
+            tensors |= {f"memory.{name}::{key}": value for key, value in memory.items()}
+        self.place.epoch, self.place.step = self.progress.epoch, self.progress.step
+        if self.place.fit >= 0 and self.optimizer is not None:
+            for index, state in self.optimizer.state_dict()["state"].items():
+                tensors |= {
+                    f"optimizer.{index}.{key}": value
+                    for key, value in state.items()
+                    if value is not None
+                }
+            if self.progress.losses:
+                tensors["losses"] = torch.stack(self.progress.losses)
+            tensors["random"] = torch.get_rng_state()
+        meta = {
+            "place": asdict(self.place),
+            "ledger": asdict(self.ledger),
+            "trained": self.trained,
+        }
+        self.checkpoints.save(tensors, meta)
+        append_event(self.folder, "checkpoint", task=self.place.task, step=self.place.step)
+        self.last_save = time.monotonic()
+        self.last_cost = self.last_save - start
+        self._add_time(None)
+
+    def _resume(self) -> None:
+        """Goes back to the newest whole checkpoint; sealed tasks after it are learned again."""
+        found = self.checkpoints.load(
+            lambda message: append_event(self.folder, "damaged", message=message)
+        )
+        self.place = Place(**found[1]["place"]) if found else Place()
+        for task_id in list(self.method.bank):
+            if task_id >= self.place.task:
+                del self.method.bank[task_id]
+        if found is None:
+            return
+        tensors, meta = found
+        self.ledger = Ledger.of(meta["ledger"])
+        for name, tensor in tensors.items():
+            if name.startswith("memory."):
+                parameter, _, key = name.removeprefix("memory.").partition("::")
+                self.optimizer_memory.setdefault(parameter, {})[key] = tensor.to(self.device)
+        for index in range(self.place.task):
+            self.method.begin(self.benchmark.task(index))
+        if self.place.fit >= 0:
+            self.trained = meta["trained"]
+            self.resumed = (self.place, tensors)
+        else:
+            self.method.load_state_dict(_under("method.", tensors))
+
+    def _restore_fit(self, place: Place, tensors: dict[str, Tensor]) -> None:
+        """Puts method, optimiser, position and random stream where the checkpoint had them."""
+        assert self.optimizer is not None
+        self.resumed = None
+        self.method.load_state_dict(_under("method.", tensors))
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _under("optimizer.", tensors).items():
+            index, _, key = name.partition(".")
+            state.setdefault(int(index), {})[key] = tensor
+        whole = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**whole, "state": state})
+        losses = list(tensors["losses"].to(self.device)) if "losses" in tensors else []
+        self.progress = trainer.Progress(place.epoch, place.step, losses)
+        torch.set_rng_state(tensors["random"])
+
+    def _remember_optimizer(self) -> None:
+        """Keeps the optimiser's state by parameter name, for the next fit."""
+        assert self.optimizer is not None
+        for name, parameter in self.method.network.named_parameters():
+            if parameter in self.optimizer.state:
+                state = self.optimizer.state[parameter]
+                self.optimizer_memory[name] = {k: v for k, v in state.items() if v is not None}
+
+    def _recall_optimizer(self) -> None:
+        assert self.optimizer is not None
+        for name, parameter in self.method.network.named_parameters():
+            if parameter.requires_grad and name in self.optimizer_memory:
+                self.optimizer.state[parameter] = {
+                    key: value.clone() for key, value in self.optimizer_memory[name].items()
+                }
+
+    # What stays
+
+    def _save_model(self) -> None:
+        """All learned state that is not under ``adapters/``: enough to answer for every task."""
+        save_tensors(
+            self.folder / MODEL, self.method.state_dict(), {"tasks": self.benchmark.n_tasks}
+        )
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}

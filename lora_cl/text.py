@@ -1,0 +1,51 @@
+"""Numbers and foreign text made fit for people: units, one line, no control characters."""
+
+from __future__ import annotations
+
+import re
+
+NOTHING = "-"
+
+
+def one_line(value: object, limit: int = 200) -> str:
+    """Text from a record as one line that cannot steer a terminal, at most ``limit`` characters.
+
+    Control, bidirectional-override and unpaired surrogate characters become U+FFFD.
+    """
+    text = " ".join(str(value).split())
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def percent(fraction: float) -> str:
+    """A fraction as a percentage with two decimals, without the sign: 0.98765 -> 98.77."""
+    return re.sub(r"^-(0\.0+)$", r"\1", f"{100 * fraction:.2f}")
+
+
+def count(number: float) -> str:
+    """A number of parameters in three digits: 1234567 -> 1.23M."""
+    return _scaled(number, ("", "k", "M", "G", "T"))
+
+
+def size(number: float) -> str:
+    """A number of bytes in decimal units, three digits: 1234567 -> 1.23 MB."""
+    return _scaled(number, (" B", " kB", " MB", " GB", " TB"))
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 3.21 s, 42.1 s, 4m 10s, 2h 05m."""
+    if seconds < 59.95:
+        return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+def _scaled(number: float, units: tuple[str, ...]) -> str:
+    unit = 0
+    while number >= 999.5 and unit < len(units) - 1:
+        number, unit = number / 1000, unit + 1
+    if number >= 99.95 or (unit == 0 and number == int(number)):
+        return f"{number:.0f}{units[unit]}"
+    return f"{number:.1f}{units[unit]}" if number >= 9.995 else f"{number:.2f}{units[unit]}"

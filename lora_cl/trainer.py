@@ -1,0 +1,120 @@
+"""The hot path: one training loop, one evaluation loop. Tensors in, tensors out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lora_cl.models import TaskNetwork, training_mode
+
+
+class Learner(Protocol):
+    """The hooks that a method offers to the loop; see ``methods.Method``."""
+
+    def loss(self, network: TaskNetwork, x: Tensor, y: Tensor) -> Tensor: ...
+    def penalty(self) -> Tensor | None: ...
+    def after_backward(self) -> None: ...
+    def after_step(self, step: int, total_steps: int) -> None: ...
+
+
+@dataclass
+class Progress:
+    """Where a fit stands: everything the loop needs to go on from there, besides the weights.
+
+    ``step`` counts optimiser steps of this fit; ``losses`` holds the loss of each step of the
+    current epoch so far, on the device.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    losses: list[Tensor] = field(default_factory=list)
+
+
+def fit(
+    learner: Learner,
+    network: TaskNetwork,
+    x: Tensor,
+    y: Tensor,
+    *,
+    optimizer: torch.optim.Optimizer,
+    rate: Callable[[float], float],
+    batch_size: int,
+    total_steps: int,
+    order: Callable[[int], Tensor],
+    clip_norm: float | None,
+    progress: Progress,
+    after_step: Callable[[], None],
+    after_epoch: Callable[[Tensor], None],
+) -> None:
+    """Trains on x (N, *input) and y (N,) from ``progress`` until ``total_steps`` are done.
+
+    ``order(epoch)`` is the epoch's permutation of the N samples; ``rate`` maps the finished share
+    of the fit, in [0, 1), to a factor on the learning rates. ``after_step`` runs once the step is
+    applied, ``after_epoch`` receives the losses of an epoch's steps; both may raise to stop.
+    """
+    training_mode(network)
+    batches = math.ceil(len(x) / batch_size)
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    while progress.step < total_steps:
+        indices = torch.split(order(progress.epoch), batch_size)
+        done = progress.step - progress.epoch * batches
+        for index in indices[done : done + total_steps - progress.step]:
+            factor = rate(progress.step / total_steps)
+            for group, base_rate in zip(optimizer.param_groups, base_rates, strict=True):
+                group["lr"] = base_rate * factor
+            optimizer.zero_grad()
+            loss = learner.loss(network, x[index], y[index])
+            penalty = learner.penalty()
+            (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
+            learner.after_backward()
+            if clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+            optimizer.step()
+            progress.step += 1
+            progress.losses.append(loss.detach())
+            learner.after_step(progress.step, total_steps)
+            after_step()
+        progress.epoch += 1
+        losses, progress.losses = torch.stack(progress.losses), []
+        after_epoch(losses)
+    for group, base_rate in zip(optimizer.param_groups, base_rates, strict=True):
+        group["lr"] = base_rate
+
+
+@torch.inference_mode()
+def accuracy(network: TaskNetwork, x: Tensor, y: Tensor, batch_size: int = 2048) -> float:
+    """The share of samples x (N, *input) whose largest output is y (N,); one synchronisation."""
+    return int(predictions(network, x, batch_size).eq(y).sum()) / len(y)
+
+
+@torch.inference_mode()
+def predictions(network: TaskNetwork, x: Tensor, batch_size: int = 2048) -> Tensor:
+    """The largest output (N,) for each input of x (N, *input), in eval mode."""
+    network.eval()
+    return torch.cat([network(part).argmax(1) for part in torch.split(x, batch_size)])
+
+
+def make_optimizer(
+    name: str, groups: list[dict[str, Any]], lr: float, weight_decay: float, momentum: float
+) -> torch.optim.Optimizer:
+    """``name`` is adam, adamw or sgd; a group's `lr_scale` multiplies its rate."""
+    groups = [
+        {"params": group["params"], "lr": lr * group.get("lr_scale", 1.0)} for group in groups
+    ]
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr, momentum=momentum, weight_decay=weight_decay, fused=True)
+    kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+    return kind(groups, lr, weight_decay=weight_decay, fused=True)
+
+
+RATES: dict[str, Callable[[float], float]] = {
+    "constant": lambda share: 1.0,
+    "linear": lambda share: 1.0 - share,
+    "cosine": lambda share: 0.5 * (1.0 + math.cos(math.pi * share)),
+}
