@@ -1,0 +1,153 @@
+"""The project as a whole: configs, README, registries and documentation agree."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lora_cl.benchmarks import BENCHMARKS
+from lora_cl.config import load_config
+from lora_cl.data import DATASETS
+from lora_cl.methods import METHODS
+from lora_cl.models import BACKBONES
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+COMMAND = Path(sys.executable).with_name("lora-cl")
+
+
+def shell_commands(document: Path) -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", document.read_text("utf-8"), re.DOTALL)
+    lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_every_config_validates_and_says_what_it_is():
+    checked = 0
+    for path in CONFIGS:
+        experiment = load_config(path)
+        first, second, third = path.read_text("utf-8").splitlines()[:3]
+        assert first.startswith("# "), path
+        assert second.startswith(f"# lora-cl run configs/{path.name}"), path
+        assert third.startswith("# Expect"), path
+        assert experiment.config.methods
+        checked += 1
+    assert checked == len(list((ROOT / "configs").iterdir())) >= 6
+
+
+def test_every_part_is_registered_and_every_method_has_a_config_and_a_section():
+    named = {
+        options.method
+        for path in CONFIGS
+        for options in load_config(path).config.methods.values()
+    }
+    assert named == set(METHODS)
+    smoke = load_config(ROOT / "configs" / "smoke.yaml").config
+    assert {options.method for options in smoke.methods.values()} == set(METHODS)
+    sections = re.findall(r"^### `(\w+)`", (ROOT / "docs/methods.md").read_text("utf-8"), re.M)
+    assert sorted(sections) == sorted(METHODS)
+    assert len(METHODS) >= 4
+    assert set(BENCHMARKS) == {"split", "permuted", "rotated", "sequence"}
+    assert "synthetic" in DATASETS
+    assert "mlp" in BACKBONES
+
+
+def test_makefile_targets_named_in_the_documents_exist():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
+    named = set()
+    for document in ("README.md", "CONTRIBUTING.md"):
+        named |= set(re.findall(r"`?make ([a-z]+)`?", (ROOT / document).read_text("utf-8")))
+    assert {"run", "test", "lint"} <= named <= targets
+
+
+def test_the_commands_of_the_readme_work(tmp_path):
+    """Every `lora-cl` line of the README, in order, in an empty folder; runs are shortened."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    environment = {**os.environ, "COLUMNS": "120"}
+    ran = 0
+    for line in shell_commands(ROOT / "README.md"):
+        words = shlex.split(line)
+        if words[0] != "lora-cl":
+            assert words[0] in {"make", "pip"}, line
+            continue
+        if words[1] == "run":
+            words += ["-o", "seeds=1", "-o", "train.epochs=1"]
+        done = subprocess.run(
+            [str(COMMAND), *words[1:]],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+        assert "Traceback" not in done.stderr
+        ran += 1
+    assert ran >= 6
+
+
+def test_the_python_of_the_readme_works(tmp_path):
+    (source,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+    short = source.replace('split_digits.yaml"', 'smoke.yaml"')
+    assert short != source
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", short],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "average_accuracy" in done.stdout
+
+
+def test_the_yaml_of_the_readme_is_a_config(tmp_path):
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+    for number, block in enumerate(blocks):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(block, "utf-8")
+        assert load_config(path).config.name
+    assert len(blocks) == 1
+
+
+def test_the_table_of_the_readme_is_of_its_first_config():
+    text = (ROOT / "README.md").read_text("utf-8")
+    table = re.findall(r"```text\n(split-digits.*?)```", text, re.S)
+    assert len(table) == 1
+    config = load_config(ROOT / "configs" / "split_digits.yaml").config
+    rows = [line.split()[0] for line in table[0].splitlines() if re.match(r"^[\w-]+ .*\d", line)]
+    assert sorted(set(rows) & set(config.methods)) == sorted(config.methods)
+
+
+def test_help_imports_no_torch():
+    code = (
+        "import sys; from lora_cl.cli import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'pandas', 'numpy'} & set(sys.modules), 'heavy import'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_constraints_name_every_direct_dependency():
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    wanted = {name.lower() for name in re.findall(r'^\s+"([A-Za-z0-9-]+)>=', text, re.M)}
+    extras = re.findall(r'^(?:test|lint) = \[(.*?)\]', text, re.M)
+    wanted |= {n.lower() for extra in extras for n in re.findall(r'"([A-Za-z0-9-]+)', extra)}
+    pinned = re.findall(r"^([A-Za-z0-9-]+)==", (ROOT / "constraints.txt").read_text(), re.M)
+    assert wanted == {name.lower() for name in pinned}
+    assert len(wanted) > 15
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configs_are_plain_yaml_for_any_reader(path):
+    assert isinstance(yaml.safe_load(path.read_text("utf-8")), dict)
