@@ -12,13 +12,16 @@ from torch import Tensor, nn
 
 from lora_cl import trainer
 from lora_cl.benchmarks.benchmark import permutation, select_classes
-from lora_cl.checkpoints import load_tensors, save_tensors
+from lora_cl.checkpoints import load_tensors, require_owner, save_tensors
 from lora_cl.config import Config
 from lora_cl.data import DATASETS, data_root
 from lora_cl.errors import ConfigError, ResultsError
-from lora_cl.methods.full import Full, FullOptions
+from lora_cl.methods.full import Full
+from lora_cl.methods.shared import SharedBackboneOptions
 from lora_cl.models import Network, TaskNetwork, build_network, seeded
+from lora_cl.optimizers import make_optimizer
 from lora_cl.seeding import seed_for
+from lora_cl.text import one_line
 
 
 def base_network(
@@ -30,12 +33,13 @@ def base_network(
     """
     network = build_network(config.model, input_shape, seed_for(seed, "backbone")).to(device)
     if config.base.weights is not None:
-        _load(network, Path(config.base.weights))
+        load_weights(network, Path(config.base.weights))
     elif config.base.pretrain is not None:
-        key = _key(config, seed, data_dir)
+        key = _key(config, seed, input_shape, data_dir)
         cached = data_root(data_dir) / "bases" / f"{key}.safetensors"
         try:
-            tensors, _ = load_tensors(cached)
+            tensors, meta = load_tensors(cached)
+            require_owner(cached, meta, key=key)
         except ResultsError:
             _pretrain(network, config, seed, data_dir)
             cached.parent.mkdir(parents=True, exist_ok=True)
@@ -45,8 +49,11 @@ def base_network(
     return network
 
 
-def _load(network: Network, path: Path) -> None:
-    """Backbone weights from a safetensors file of lora-cl, or a plain one with the same names."""
+def load_weights(network: Network, path: Path) -> None:
+    """Backbone weights from a safetensors file of lora-cl, or a plain one with the same names.
+
+    Raises ConfigError if it cannot be read or does not hold this backbone.
+    """
     try:
         tensors = _read(path)
         prefixes = ("method.network.backbone.", "network.backbone.", "backbone.")
@@ -56,7 +63,7 @@ def _load(network: Network, path: Path) -> None:
                 break
         network.backbone.load_state_dict(tensors)
     except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = one_line(error)
         raise ConfigError(
             f"{path}: does not hold this backbone: {reason}", "base.weights"
         ) from None
@@ -80,9 +87,10 @@ def weights_checksum(path: Path) -> str:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}", "base.weights") from None
 
 
-def _key(config: Config, seed: int, data_dir: Path | None) -> str:
+def _key(config: Config, seed: int, input_shape: torch.Size, data_dir: Path | None) -> str:
     assert config.base.pretrain is not None
     decides: dict[str, Any] = {
+        "input": list(input_shape),
         "model": config.model.model_dump(mode="json"),
         "pretrain": config.base.pretrain.model_dump(mode="json"),
         "train": config.train.model_dump(mode="json"),
@@ -106,12 +114,6 @@ def _pretrain(network: Network, config: Config, seed: int, data_dir: Path | None
     assert pretrain is not None
     data = _pretrain_data(config, data_dir)
     classes = pretrain.classes or list(range(data.classes))
-    unknown = [number for number in classes if number >= data.classes]
-    if unknown:
-        raise ConfigError(
-            f"{data.name} has no class {unknown[0]}, only 0..{data.classes - 1}",
-            "base.pretrain.classes",
-        )
     device = network.device
     samples = select_classes(data.x_train.to(device), data.y_train.to(device), classes)
     with seeded(seed_for(seed, "pretraining head")):
@@ -119,7 +121,7 @@ def _pretrain(network: Network, config: Config, seed: int, data_dir: Path | None
     together = TaskNetwork(network.backbone, [head.to(device)], {0: 0})
     together.requires_grad_(True)
     steps = -(-len(samples.y) // train.batch_size) * pretrain.epochs
-    optimizer = trainer.make_optimizer(
+    optimizer = make_optimizer(
         train.optimizer,
         [{"params": list(together.parameters())}],
         train.lr,
@@ -128,7 +130,7 @@ def _pretrain(network: Network, config: Config, seed: int, data_dir: Path | None
     )
     torch.manual_seed(seed_for(seed, "pretraining"))
     trainer.fit(
-        Full(FullOptions()),
+        Full(SharedBackboneOptions()),
         together,
         samples.x,
         samples.y,

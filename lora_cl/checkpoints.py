@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import shutil
 import struct
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load as load_safetensors
@@ -16,6 +18,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from lora_cl.errors import ResultsError
+from lora_cl.methods import Bank
 from lora_cl.results import sync_directory, to_json, write_atomic
 
 CHECKSUM, META = "lora_cl_checksum", "lora_cl"
@@ -30,6 +33,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, A
     digest = hashlib.sha256(_canonical(header))
     digest.update(data)
     header["__metadata__"][CHECKSUM] = digest.hexdigest()
+    # The library writes the metadata in no fixed order; the same content should be the same bytes.
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
     write_atomic(path, struct.pack("<Q", len(encoded)) + encoded + data)
@@ -56,6 +61,14 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ResultsError(f"{path}: is damaged, or not a file of lora-cl") from None
 
 
+def require_owner(path: Path, meta: Mapping[str, Any], **owner: object) -> None:
+    """Raises ResultsError if a whole file is not the one that should lie at ``path``."""
+    for name, value in owner.items():
+        if meta.get(name) != value:
+            found = str(meta.get(name))[:40]
+            raise ResultsError(f"{path}: is foreign: it belongs to {name} {found}, not {value}")
+
+
 def _parts(body: bytes) -> tuple[dict[str, Any], memoryview]:
     """A safetensors file's header and its data."""
     (length,) = struct.unpack("<Q", body[:8])
@@ -70,20 +83,56 @@ def _canonical(header: dict[str, Any]) -> bytes:
 Tensors = dict[str, Tensor]
 
 
-class AdapterFolder(MutableMapping[int, Tensors]):
+class _Seal(NamedTuple):
+    """What is known of a sealed file as long as its size, time and inode are these."""
+
+    stat: tuple[int, int, int]
+    fingerprint: str
+    parameters: int
+
+
+class AdapterFolder(Bank):
     """The sealed state of each task, one folder a task: a method's bank on disk.
 
     ``encode`` turns a task's tensors into PEFT's config and tensors, or returns None where PEFT
-    cannot hold them; ``decode`` is its inverse.
+    cannot hold them; ``decode`` is its inverse. A file is hashed again only when the file system
+    says that it was touched, so that a thousand sealed tasks cost a thousand ``stat`` calls.
+    ``run`` is the hash of the run, which is written with every task and checked on reading.
     """
 
     FILE, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
+    def __init__(self, folder: Path, device: torch.device, run: str | None = None) -> None:
         self.folder = folder
         self.device = device
+        self.run = run
         self.encode: Callable[[Tensors], tuple[dict[str, Any], Tensors] | None] = lambda _: None
         self.decode: Callable[[dict[str, Any], Tensors], Tensors] = lambda _, tensors: tensors
+        self._seals: dict[int, _Seal] = {}
+
+    def fingerprint(self, task_id: int) -> str:
+        return self._seal(task_id).fingerprint
+
+    def parameters(self) -> int:
+        return sum(self._seal(task_id).parameters for task_id in self)
+
+    def _seal(self, task_id: int) -> _Seal:
+        path = self.path(task_id) / self.FILE
+        known = self._seals.get(task_id)
+        try:
+            found = path.stat()
+            stat = (found.st_size, found.st_mtime_ns, found.st_ino)
+            if known is not None and known.stat == stat:
+                return known
+            body = path.read_bytes()
+            header, _ = _parts(body)
+        except (OSError, ValueError, struct.error):
+            raise ResultsError(f"{path}: is missing or damaged") from None
+        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+        count = sum(math.prod(shape) for shape in shapes)
+        digest = hashlib.blake2b(body, digest_size=16).hexdigest()
+        self._seals[task_id] = _Seal(stat, digest, count)
+        return self._seals[task_id]
 
     def path(self, task_id: int) -> Path:
         return self.folder / f"task-{task_id:03d}"
@@ -93,17 +142,22 @@ class AdapterFolder(MutableMapping[int, Tensors]):
         place.mkdir(parents=True, exist_ok=True)
         encoded = self.encode(tensors)
         if encoded is None:
-            save_tensors(place / self.FILE, tensors, {"task": task_id})
+            save_tensors(place / self.FILE, tensors, {"run": self.run, "task": task_id})
         else:
             config, tensors = encoded
             write_atomic(place / self.CONFIG, to_json(config))
-            save_tensors(place / self.FILE, tensors, {"task": task_id, "peft": config})
+            meta = {"run": self.run, "task": task_id, "peft": config}
+            save_tensors(place / self.FILE, tensors, meta)
         sync_directory(self.folder)
 
     def __getitem__(self, task_id: int) -> Tensors:
         if task_id not in self:
             raise KeyError(task_id)
-        tensors, meta = load_tensors(self.path(task_id) / self.FILE)
+        path = self.path(task_id) / self.FILE
+        tensors, meta = load_tensors(path)
+        require_owner(path, meta, task=task_id)
+        if self.run is not None:
+            require_owner(path, meta, run=self.run)
         if "peft" in meta:
             tensors = self.decode(meta["peft"], tensors)
         return {name: tensor.to(self.device) for name, tensor in tensors.items()}
@@ -115,8 +169,9 @@ class AdapterFolder(MutableMapping[int, Tensors]):
         shutil.rmtree(self.path(task_id))
 
     def __iter__(self) -> Iterator[int]:
-        names = [path.parent.name for path in self.folder.glob(f"task-*/{self.FILE}")]
-        return iter(sorted(int(name.removeprefix("task-")) for name in names))
+        names = os.listdir(self.folder) if self.folder.is_dir() else []
+        found = sorted(int(n.removeprefix("task-")) for n in names if n.startswith("task-"))
+        return iter([task_id for task_id in found if task_id in self])
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -127,27 +182,31 @@ class Checkpoints:
 
     KEEP = 2
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, run: str) -> None:
         self.folder = folder
+        self.run = run
 
     def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Writes the next checkpoint, then removes those that are no longer needed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         numbers = self._numbers()
         number = max(numbers, default=-1) + 1
-        save_tensors(self._path(number), tensors, meta)
+        save_tensors(self._path(number), tensors, {**meta, "run": self.run})
         for old in sorted([*numbers, number])[: -self.KEEP]:
             self._path(old).unlink(missing_ok=True)
 
-    def load(self, say: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The newest whole checkpoint, or None; ``say`` hears of those that are damaged."""
+    def newest_first(self, say: Callable[[str], None]) -> Iterator[tuple[Tensors, dict[str, Any]]]:
+        """The whole checkpoints; ``say`` hears of those that are damaged."""
         for number in sorted(self._numbers(), reverse=True):
+            path = self._path(number)
             try:
-                return load_tensors(self._path(number))
+                tensors, meta = load_tensors(path)
+                require_owner(path, meta, run=self.run)
             except ResultsError as error:
                 say(str(error))
-                self._path(number).unlink(missing_ok=True)
-        return None
+                path.unlink(missing_ok=True)
+            else:
+                yield tensors, meta
 
     def clear(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

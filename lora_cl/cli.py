@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from lora_cl import __version__
-from lora_cl.errors import LoraClError
+from lora_cl.errors import ConfigError, LoraClError, ResultsError
 from lora_cl.results import DEFAULT_RESULTS
+from lora_cl.text import one_line
 
 app = typer.Typer(
     name="lora-cl",
@@ -124,6 +126,21 @@ def compare(
             folders or [DEFAULT_RESULTS], format, details, color=on_terminal and _color()
         )
         _deliver(text, output)
+
+
+@app.command()
+def diff(
+    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run folder.")],
+    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another one.")],
+) -> None:
+    """Say where two runs part: config, versions, data, loss, accuracies. Exit code 1 if they do."""
+    with _answering():
+        from lora_cl.report import differences
+
+        found = differences(run_a, run_b)
+        typer.echo("\n".join(found) if found else "no difference")
+    if found:
+        raise typer.Exit(RUN_FAILED)
 
 
 @app.command()
@@ -242,10 +259,10 @@ def _answering() -> Iterator[None]:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
+    except typer.Exit:
+        raise
     except LoraClError as error:
-        if _Settings.debug:
-            raise
-        typer.echo(f"error: {error}", err=True)
+        _explain("\n".join(one_line(line, 2000) for line in str(error).splitlines()))
         raise typer.Exit(WRONG_REQUEST) from None
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on from here", err=True)
@@ -253,21 +270,26 @@ def _answering() -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(RUN_FAILED) from None
-    except (OSError, ImportError, RuntimeError) as error:
-        if _Settings.debug:
-            raise
-        typer.echo(f"error: {_explained(error)}", err=True)
+    except Exception as error:
+        _explain(_explained(error))
         raise typer.Exit(RUN_FAILED) from None
 
 
+def _explain(text: str) -> None:
+    """Says on stderr what went wrong; after the traceback, if that is wanted."""
+    if _Settings.debug:
+        traceback.print_exc()
+    typer.echo(f"error: {text}", err=True)
+
+
 def _explained(error: Exception) -> str:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if "torchvision::nms" in str(error):
         return (
             "torch and torchvision do not belong together (operator torchvision::nms does not "
             "exist); install both at once: pip install --force-reinstall torch torchvision"
         )
-    return f"{text} (--debug shows where)"
+    kind = "" if isinstance(error, OSError) and str(error) else f"{type(error).__name__}: "
+    return f"{kind}{one_line(error, 500)} (lora-cl --debug shows where)"
 
 
 def _interrupt(number: int, frame: Any) -> None:
@@ -297,8 +319,7 @@ def _one_of(key: str, value: str, allowed: list[str]) -> None:
 
         near = difflib.get_close_matches(value, allowed, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        typer.echo(f"error: {key} {value}: is not one of {', '.join(allowed)}{hint}", err=True)
-        raise typer.Exit(WRONG_REQUEST)
+        raise ConfigError(f"{key} {value}: is not one of {', '.join(allowed)}{hint}")
 
 
 def _color() -> bool:
@@ -311,8 +332,11 @@ def _deliver(text: str, output: Path | None) -> None:
         return
     from lora_cl.results import write_atomic
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(output, f"{text.rstrip()}\n".encode())
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(output, f"{text.rstrip()}\n".encode())
+    except OSError as error:
+        raise ResultsError(f"{output}: cannot be written: {error.strerror}") from None
     _say(f"written to {output}")
 
 

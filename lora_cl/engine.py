@@ -115,9 +115,9 @@ class _Pool:
                 return
             worker.process.join()
             message = _why(worker.process.exitcode)
-            record_lost_run(runs[index], self.where, message)
-            outcome = Outcome("failed", message)
+            self._let_go(worker)
             self.workers[self.workers.index(worker)] = self._start()
+            outcome = record_lost_run(runs[index], self.where, message, self.force)
         worker.task = None
         if outcome.status == "locked":  # Another command does it: come back to it after the others.
             self.waiting.insert(0, index)
@@ -129,14 +129,15 @@ class _Pool:
     def _stop(self) -> None:
         """Ends all workers: at once, and none is left behind."""
         for worker in self.workers:
-            worker.process.terminate()
+            worker.process.kill()  # What is on disk is whole at any moment.
         for worker in self.workers:
-            worker.process.join(1.0)
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
-            worker.pipe.close()
-            worker.lifeline.close()
+            worker.process.join()
+            self._let_go(worker)
+
+    def _let_go(self, worker: _Worker) -> None:
+        """Closes what joins us; a worker that is alive after all, unknown to its server, ends."""
+        worker.pipe.close()
+        worker.lifeline.close()
 
 
 def _why(exitcode: int | None) -> str:
@@ -149,8 +150,9 @@ def _why(exitcode: int | None) -> str:
 
 def _work(pipe: Connection, lifeline: Connection, where: Where, force: bool) -> None:
     """A worker: does the runs it is sent, until it is ended or the main process is gone."""
+    # Sent to all processes at once, they are for the main process, which then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
     while True:
         try:

@@ -37,7 +37,7 @@ def resolve_device(name: str) -> torch.device:
 def versions() -> dict[str, Any]:
     """Versions of everything that can change a number, and the project's commit if known."""
     packages: dict[str, str | None] = {}
-    for name in ("torch", "torchvision", "numpy", "safetensors", "scikit-learn"):
+    for name in ("lora-cl", "torch", "torchvision", "numpy", "safetensors", "scikit-learn"):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:
@@ -45,7 +45,6 @@ def versions() -> dict[str, Any]:
     commit = _git("rev-parse", "HEAD")
     dirty = _git("status", "--porcelain", "--untracked-files=no") if commit else None
     return {
-        "lora-cl": version("lora-cl"),
         "python": platform.python_version(),
         **packages,
         "git_commit": commit,

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from lora_cl.base import weights_checksum
+from lora_cl.base import load_weights, weights_checksum
 from lora_cl.benchmarks import BENCHMARKS, Benchmark
 from lora_cl.config import Config, Experiment, RunConfig
-from lora_cl.data import DATASETS, Source, data_root
-from lora_cl.errors import ConfigError, LoraClError
-from lora_cl.methods import METHODS
+from lora_cl.data import DATASETS, Dataset, Source, data_root, pixels
+from lora_cl.errors import ConfigError, DataError, LoraClError
+from lora_cl.methods import METHODS, MemoryBank
+from lora_cl.methods.routing import check_router
 from lora_cl.models import build_network
 from lora_cl.runner import make_benchmark
 
@@ -26,13 +27,16 @@ def prepare(experiment: Experiment, data_dir: Path | None, say: Say) -> list[Run
     Raises ConfigError (with file, line and key) or DataError; then nothing was started.
     """
     content: dict[str, str] = {}
-    for source in sources(experiment.config):
-        source.fetch(data_root(data_dir), say)
-        if _has_paths(source):
-            content[f"data {len(content)}"] = source.load(data_root(data_dir)).checksum
+    for key, source in sources(experiment.config).items():
+        try:
+            source.fetch(data_root(data_dir), say)
+            if _has_paths(source):
+                content[key] = source.load(data_root(data_dir)).checksum
+        except DataError as error:
+            raise DataError(str(experiment.error(str(error), key))) from None
     check(experiment, data_dir)
     if experiment.config.base.weights is not None:
-        content["weights"] = weights_checksum(Path(experiment.config.base.weights))
+        content["base.weights"] = weights_checksum(Path(experiment.config.base.weights))
     return experiment.runs(content)
 
 
@@ -44,11 +48,15 @@ def check(experiment: Experiment, data_dir: Path | None) -> None:
     config = experiment.config
     device = torch.device("cpu")
     root = data_root(data_dir)
-    there = all(source.where(root) is not None for source in sources(config))
+    found = sources(config)
+    there = all(source.where(root) is not None for source in found.values())
     try:
         benchmark = make_benchmark(config, config.seeds[0], device, data_dir)
         for label in config.methods:
             _check_method(config, label, benchmark, there)
+        if config.base.pretrain is not None and there:
+            data = found["base.pretrain.dataset"].load(root)
+            _check_pretraining(config, benchmark.input_shape, data)
     except ConfigError as error:
         raise experiment.error(str(error), error.key) from None
 
@@ -57,23 +65,43 @@ def _check_method(config: Config, label: str, benchmark: Benchmark, there: bool)
     options = config.methods[label]
     method = METHODS[options.method](options)
     try:
+        check_router(options, config.scenario)
         method.check(benchmark)
         if there:
             network = build_network(config.model, benchmark.input_shape, seed=0)
+            if config.base.weights is not None:
+                load_weights(network, Path(config.base.weights))
             benchmark.task(0)
-            method.setup(network, benchmark, seed=0, bank={})
+            method.setup(network, benchmark, seed=0, bank=MemoryBank())
     except LoraClError as error:
         key = error.key if isinstance(error, ConfigError) else None
         raise ConfigError(str(error), key or f"methods.{label}") from None
 
 
-def sources(config: Config) -> list[Source]:
-    """Every data set that an experiment draws on."""
+def _check_pretraining(config: Config, input_shape: torch.Size, data: Dataset) -> None:
+    assert config.base.pretrain is not None
+    unknown = [number for number in config.base.pretrain.classes or [] if number >= data.classes]
+    if unknown:
+        message = f"{data.name} has no class {unknown[0]}, only 0..{data.classes - 1}"
+        raise ConfigError(message, "base.pretrain.classes")
+    network = build_network(config.model, input_shape, seed=0).eval()
+    try:
+        network.backbone(pixels(data.x_train[:1]))
+    except RuntimeError:
+        message = f"{data.name} has inputs of {tuple(data.x_train.shape[1:])}, the benchmark of "
+        message += f"{tuple(input_shape)}: one backbone does not take both"
+        raise ConfigError(message, "base.pretrain.dataset") from None
 
+
+def sources(config: Config) -> dict[str, Source]:
+    """Every data set that an experiment draws on, by the key of the config that names it."""
     options: list[Any] = BENCHMARKS[config.benchmark.name].dataset_options(config.benchmark)
+    keys = ["benchmark.dataset"]
+    if hasattr(config.benchmark, "datasets"):
+        keys = [f"benchmark.datasets.{index}" for index in range(len(options))]
     if config.base.pretrain is not None:
-        options = [*options, config.base.pretrain.dataset]
-    return [DATASETS[one.name](one) for one in options]
+        options, keys = [*options, config.base.pretrain.dataset], [*keys, "base.pretrain.dataset"]
+    return {key: DATASETS[one.name](one) for key, one in zip(keys, options, strict=True)}
 
 
 def _has_paths(source: Source) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -15,6 +16,7 @@ from lora_cl.errors import ResultsError
 
 SCHEMA_VERSION = 1
 CONFIG, RESULT, EVENTS = "config.yaml", "result.json", "events.jsonl"
+CHECKSUM = "checksum"
 DEFAULT_RESULTS = Path("results") / "runs"
 
 
@@ -53,6 +55,23 @@ def to_json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
+def write_result(folder: Path, record: dict[str, Any]) -> None:
+    """Puts the record of a run, with a checksum of it, in its folder."""
+    plain = json.loads(to_json(record))
+    write_atomic(folder / RESULT, to_json({**plain, CHECKSUM: _checksum(plain)}))
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Removes what writers that were killed left half written in a run folder."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 @dataclass(frozen=True)
 class Record:
     """What one run folder says. ``status`` is that of the result, or unfinished, or unreadable."""
@@ -69,9 +88,12 @@ class Record:
 
 
 def append_event(folder: Path, event: str, **fields: Any) -> None:
-    """Adds a line to the run's event log."""
-    line = json.dumps({"time": time.time(), "event": event, **fields}, ensure_ascii=False)
-    with (folder / EVENTS).open("ab") as file:
+    """Adds a line to the run's event log; one that a crash tore before stays a line of its own."""
+    line = json.dumps({"time": time.time(), "event": event, **fields})
+    with (folder / EVENTS).open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else f"\n{line}"
         file.write(line.encode() + b"\n")
 
 
@@ -89,7 +111,7 @@ def read_events(folder: Path, offset: int = 0) -> tuple[list[dict[str, Any]], in
     complete = content[: content.rfind(b"\n") + 1]
     events = []
     for line in complete.splitlines():
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             event = json.loads(line)
             if isinstance(event, dict) and isinstance(event.get("event"), str):
                 events.append(event)
@@ -97,7 +119,10 @@ def read_events(folder: Path, offset: int = 0) -> tuple[list[dict[str, Any]], in
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """The run's record; None where there is none yet. Raises ResultsError if it is not readable."""
+    """The run's record; None where there is none yet.
+
+    Raises ResultsError if it is torn, altered, foreign or of another schema version.
+    """
     path = folder / RESULT
     try:
         value = json.loads(path.read_bytes())
@@ -114,14 +139,24 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         raise ResultsError(
             f"{path}: has schema version {str(version)[:20]}, this lora-cl reads {SCHEMA_VERSION}"
         )
+    written = value.pop(CHECKSUM, None)
+    if written is None:
+        raise ResultsError(f"{path}: has no checksum, so it is no whole record")
+    try:
+        found = _checksum(value)
+    except (ValueError, RecursionError):  # NaN, which no record holds
+        found = ""
+    if found != written:
+        raise ResultsError(f"{path}: is not what was written: its checksum does not fit")
     return value
 
 
-def status_of(folder: Path) -> str | None:
-    """The status on record in a run folder; None where there is no readable record."""
+def status_of(folder: Path, run_hash: str) -> str | None:
+    """The status on record of that run in its folder; None where there is no readable record."""
     with suppress(ResultsError):
         result = read_result(folder)
-        return str(result["status"]) if result and "status" in result else None
+        if result is not None and result.get("hash") == run_hash:
+            return str(result.get("status"))
     return None
 
 

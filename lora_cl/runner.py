@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 
-from lora_cl.base import base_network
+from lora_cl.base import base_network, weights_checksum
 from lora_cl.benchmarks import BENCHMARKS, Benchmark
-from lora_cl.checkpoints import AdapterFolder, load_tensors
-from lora_cl.config import Config, RunConfig, load_config
+from lora_cl.checkpoints import AdapterFolder, load_tensors, require_owner
+from lora_cl.config import Config, RunConfig
 from lora_cl.data import DATASETS, Dataset, Source, data_root
-from lora_cl.errors import DivergedError, LoraClError
+from lora_cl.errors import DivergedError, LoraClError, ResultsError
 from lora_cl.machine import MemoryPeak, describe, versions
 from lora_cl.methods import METHODS, Method
 from lora_cl.results import (
@@ -27,13 +29,16 @@ from lora_cl.results import (
     SCHEMA_VERSION,
     append_event,
     read_events,
+    read_result,
+    remove_temporaries,
     status_of,
-    to_json,
     write_atomic,
+    write_result,
 )
 from lora_cl.session import MODEL, Session
 
-LOCK = ".lock"
+LOCK, LOCK_SECONDS = ".lock", 1.0
+TRACEBACK = "traceback.txt"
 
 
 @dataclass(frozen=True)
@@ -64,26 +69,29 @@ def run_one(run: RunConfig, where: Where, force: bool = False) -> Outcome:
     the run to be resumed. The status is ``locked`` if another process has the run folder.
     """
     folder = where.results / run.folder
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / LOCK, timeout=1.0):
-            status = None if force else status_of(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / LOCK, timeout=LOCK_SECONDS):
+            status = None if force else status_of(folder, run.run_hash)
             if status in FINISHED:
                 return Outcome(status)
             return _run_locked(run, folder, where, force)
     except Timeout:
         return Outcome("locked")
+    except Exception as error:  # Not even a record could be written, such as on a full disk.
+        return Outcome("failed", _error(error, None, None)["message"])
 
 
 def _run_locked(run: RunConfig, folder: Path, where: Where, force: bool) -> Outcome:
     if force:
         _empty(folder)
+    remove_temporaries(folder)
     write_atomic(folder / CONFIG, run.to_yaml().encode())
-    (folder / RESULT).unlink(missing_ok=True)
+    for name in (RESULT, TRACEBACK):
+        (folder / name).unlink(missing_ok=True)
     config = run.parse()
     device = torch.device(where.device)
     peak = MemoryPeak(device)
-    started = time.time()
     session: Session | None = None
     benchmark: Benchmark | None = None
     status, error = "done", None
@@ -93,59 +101,81 @@ def _run_locked(run: RunConfig, folder: Path, where: Where, force: bool) -> Outc
             append_event(
                 folder, "run_started", label=run.label, seed=run.seed, tasks=benchmark.n_tasks
             )
-            bank = AdapterFolder(folder / "adapters", device)
+            bank = AdapterFolder(folder / "adapters", device, run.run_hash)
             method = make_method(config, benchmark, bank, device, where.data_dir)
-            session = Session(config, benchmark, method, folder)
+            session = Session(config, benchmark, method, folder, run.run_hash)
             session.execute()
         except DivergedError as diverged:
             status = "diverged"
             error = _error(diverged, diverged.task, diverged.step)
-        except (LoraClError, OSError, RuntimeError, MemoryError, ValueError) as failure:
+        except Exception as failure:  # One run's failure is its own, whatever it is.
             status = "failed"
-            place = session.place if session else None
-            error = _error(failure, place.task if place else None, place.step if place else None)
+            task = session.place.task if session else None
+            error = _error(failure, task, session.progress.step if session else None)
+            if not isinstance(failure, (LoraClError, OSError, MemoryError)):
+                (folder / TRACEBACK).write_text(traceback.format_exc())
+    try:
+        measured = _measured(session, peak)
+    except (LoraClError, OSError) as failure:  # A sealed task is damaged, and now its cost unknown.
+        status, error = "failed", error or _error(failure, None, None)
+        measured = _measured(None, None)
     record = {
         **_identity(run, config, status),
-        **_measured(session, peak),
+        **measured,
         "error": error,
         "provenance": {
             "versions": versions(),
             **describe(device),
             "threads": config.threads,
-            "data": _checksums(benchmark) if session else {},
-            "started": started,
-            "seconds": time.time() - started,
+            "data": _checksums(config, benchmark, where.data_dir) if session else {},
+            **sessions(folder),
         },
     }
-    write_atomic(folder / RESULT, to_json(record))
+    write_result(folder, record)
     if session is not None and status in FINISHED:
         session.checkpoints.clear()
     append_event(folder, "done", status=status)
     return Outcome(status, error["message"] if error else None)
 
 
-def record_lost_run(run: RunConfig, where: Where, message: str) -> None:
-    """Writes the record of a run whose process is gone; its checkpoint stays."""
+def record_lost_run(run: RunConfig, where: Where, message: str, force: bool = False) -> Outcome:
+    """Writes the record of a run whose process is gone; its checkpoint stays.
+
+    Unless that process was done with it, or another one has the run folder by now.
+    """
     folder = where.results / run.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / LOCK, timeout=LOCK_SECONDS):
+            status = None if force else status_of(folder, run.run_hash)
+            if status in FINISHED:
+                return Outcome(status)
+            _record_lost(run, folder, message)
+    except Timeout:
+        return Outcome("locked")
+    except OSError as error:
+        message = f"{message}; no record could be written: {error.strerror}"
+    return Outcome("failed", message)
+
+
+def _record_lost(run: RunConfig, folder: Path, message: str) -> None:
     error = {"kind": "WorkerLost", "message": message, "task": None, "step": None}
     for event in read_events(folder)[0]:
-        if isinstance(event.get("task"), int):
-            error |= {"task": event["task"], "step": event.get("step")}
+        error |= {key: event[key] for key in ("task", "step") if isinstance(event.get(key), int)}
     record = {
         **_identity(run, run.parse(), "failed"),
         **_measured(None, None),
         "error": error,
-        "provenance": {"versions": versions()},
+        "provenance": {"versions": versions(), "threads": run.resolved["threads"]},
     }
-    with suppress(OSError):
-        write_atomic(folder / RESULT, to_json(record))
-        append_event(folder, "done", status="failed")
+    write_result(folder, record)
+    append_event(folder, "done", status="failed")
 
 
 def _empty(folder: Path) -> None:
     """Removes what earlier runs left in a run folder, the record first."""
     (folder / RESULT).unlink(missing_ok=True)
-    for path in folder.iterdir():
+    for path in list(folder.iterdir()):
         if path.is_dir():
             shutil.rmtree(path)
         elif path.name != LOCK:
@@ -155,15 +185,15 @@ def _empty(folder: Path) -> None:
 @contextmanager
 def _reproducible(threads: int) -> Iterator[None]:
     """One way of computing, whatever the process did before; undone afterwards."""
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     random = torch.get_rng_state()
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=False)
+    torch.set_deterministic_debug_mode("error")  # Says the same, and imports no compiler for it.
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
+        torch.set_deterministic_debug_mode(before[1])
         torch.set_rng_state(random)
 
 
@@ -210,15 +240,25 @@ def _measured(session: Session | None, peak: MemoryPeak | None) -> dict[str, Any
         }
     ledger, method = session.ledger, session.method
     n_tasks = session.benchmark.n_tasks
-    missing: list[list[float | None]] = [[None] * n_tasks] * (n_tasks - len(ledger.accuracy))
+
+    def whole(rows: list[list[float | None]]) -> list[list[float | None]]:
+        return rows + [[None] * n_tasks for _ in range(n_tasks - len(rows))]
+
+    routing = None
+    if method.router != "oracle":
+        routing = {
+            "router": method.router,
+            "accuracy_matrix_oracle": whole(ledger.accuracy),
+            "router_accuracy": whole(ledger.router_accuracy),
+        }
     return {
         "n_tasks": n_tasks,
         "needs_task_id": method.needs_task_id,
         "isolated": method.isolated,
-        "accuracy_matrix": ledger.accuracy + missing,
+        "accuracy_matrix": whole(ledger.routed if routing else ledger.accuracy),
         "untrained_accuracy": ledger.untrained,
         "cost": cost(session) | {"peak_memory_bytes": peak.bytes() if peak else None},
-        "routing": None,
+        "routing": routing,
         "details": method.details(),
     }
 
@@ -246,11 +286,46 @@ def cost(session: Session) -> dict[str, float | int | None]:
     }
 
 
-def _checksums(benchmark: Benchmark | None) -> dict[str, str]:
-    if benchmark is None:
-        return {}
-    data = [benchmark.dataset(index) for index in range(len(benchmark.sources))]
-    return {dataset.name: dataset.checksum for dataset in data}
+def _checksums(
+    config: Config, benchmark: Benchmark | None, data_dir: Path | None
+) -> dict[str, str | None]:
+    """By the key of the config that names the data; None for what cannot be read (any more)."""
+    keys: dict[str, Callable[[], str]] = {}
+    for index in range(len(benchmark.sources) if benchmark else 0):
+        assert benchmark is not None
+        key = "benchmark.dataset" if len(benchmark.sources) == 1 else f"benchmark.datasets.{index}"
+        keys[key] = partial(lambda index: benchmark.dataset(index).checksum, index)
+    base = config.base
+    if base.weights is not None:
+        keys["base.weights"] = partial(weights_checksum, Path(base.weights))
+    if base.pretrain is not None:
+        source = DATASETS[base.pretrain.dataset.name](base.pretrain.dataset)
+        keys["base.pretrain.dataset"] = lambda: source.load(data_root(data_dir)).checksum
+    found: dict[str, str | None] = dict.fromkeys(keys)
+    for key, checksum in keys.items():
+        with suppress(LoraClError):
+            found[key] = checksum()
+    return found
+
+
+def sessions(folder: Path) -> dict[str, float | int]:
+    """When a run was first started, seconds of work on it, and in how many sessions.
+
+    Of a session that was killed counts what its log tells.
+    """
+    starts: list[float] = []
+    seconds = latest = 0.0
+    for event in read_events(folder)[0]:
+        moment = event.get("time")
+        if isinstance(moment, int | float):
+            if event["event"] == "run_started":
+                seconds += latest - starts[-1] if starts else 0.0
+                starts.append(float(moment))
+            latest = float(moment)
+    now = time.time()
+    started = starts[0] if starts else now
+    seconds += now - starts[-1] if starts else 0.0
+    return {"started": started, "seconds": max(0.0, seconds), "sessions": len(starts)}
 
 
 def make_benchmark(
@@ -302,13 +377,20 @@ def make_method(
 def load_run(folder: Path, device: str = "cpu", data_dir: Path | None = None) -> Method:
     """The method of a finished run as it was at its end: ``view(k)`` answers bit for bit the same.
 
-    Raises ResultsError if the folder does not hold a finished run.
+    Its config is the one in the record, which is checked for damage. Raises ResultsError if the
+    folder does not hold a finished run.
     """
-    config = load_config(folder / CONFIG).config
+    result = read_result(folder)
+    if result is None or result.get("status") != "done":
+        status = "unfinished" if result is None else result.get("status")
+        raise ResultsError(f"{folder}: does not hold a finished run; this one is {status}")
+    run = str(result["hash"])
+    config = Config.model_validate(result["config"])
     place = torch.device(device)
     tensors, meta = load_tensors(folder / MODEL)
+    require_owner(folder / MODEL, meta, run=run)
     benchmark = make_benchmark(config, config.seeds[0], place, data_dir)
-    bank = AdapterFolder(folder / "adapters", place)
+    bank = AdapterFolder(folder / "adapters", place, run)
     method = make_method(config, benchmark, bank, place, data_dir)
     for index in range(int(meta["tasks"])):
         method.begin(benchmark.task(index))

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from lora_cl import trainer
+from lora_cl.adapters import parameter_count
 from lora_cl.benchmarks import Benchmark, Task, permutation
 from lora_cl.checkpoints import Checkpoints, save_tensors
 from lora_cl.config import Config
-from lora_cl.errors import BrokenPromiseError, DivergedError
+from lora_cl.errors import BrokenPromiseError, DivergedError, ResultsError
 from lora_cl.methods import Method
-from lora_cl.models import fingerprint, known_hashes
+from lora_cl.models import TaskNetwork, known_hashes, without_prefix
+from lora_cl.optimizers import Optimizer, make_optimizer
 from lora_cl.results import append_event
 
 MODEL = "model.safetensors"
@@ -33,6 +35,8 @@ class Ledger:
 
     accuracy: list[list[float | None]] = field(default_factory=list)
     untrained: list[float | None] | None = None
+    routed: list[list[float | None]] = field(default_factory=list)
+    router_accuracy: list[list[float | None]] = field(default_factory=list)
     learned_fingerprints: dict[int, str] = field(default_factory=dict)
     last_seen: dict[int, tuple[str, float]] = field(default_factory=dict)
     trained_parameters: list[int] = field(default_factory=list)
@@ -62,21 +66,26 @@ class Place:
 class Session:
     """One run in its folder. ``execute`` does all of it, or goes on where it was interrupted."""
 
-    def __init__(self, config: Config, benchmark: Benchmark, method: Method, folder: Path) -> None:
+    def __init__(
+        self, config: Config, benchmark: Benchmark, method: Method, folder: Path, run: str
+    ) -> None:
+        """``run`` is the run's hash: its files say whose they are."""
         self.config = config
         self.benchmark = benchmark
         self.method = method
         self.folder = folder
         self.device = method.network.device
-        self.base_parameters = sum(p.numel() for p in method.network.backbone.parameters())
-        self.checkpoints = Checkpoints(folder / "checkpoint")
+        self.base_parameters = parameter_count(method.network.backbone)
+        self.run = run
+        self.checkpoints = Checkpoints(folder / "checkpoint", run)
         self.ledger = Ledger()
         self.place = Place()
         self.resumed: tuple[Place, dict[str, Tensor]] | None = None
-        self.optimizer: torch.optim.Optimizer | None = None
+        self.optimizer: Optimizer | None = None
         self.optimizer_memory: dict[str, dict[str, Tensor]] = {}
         self.progress = trainer.Progress()
         self.fits = self.trained = 0
+        self.without_prefix = False
         self.last_save, self.last_cost, self.clock = time.monotonic(), 0.0, time.perf_counter()
 
     def execute(self) -> None:
@@ -98,9 +107,13 @@ class Session:
 
     def _learn(self, task: Task) -> None:
         self.method.begin(task)
-        self.fits = self.trained = 0
+        self.fits = 0
+        if self.resumed is None:
+            self.trained = 0
         with self._timed("train_seconds"):
             self.method.learn(task, self._fit)
+            if self.method.router == "prototype":
+                self.method.add_prototypes(task)
         if self.method.answers(task.id):
             self.ledger.trained_parameters.append(self.trained)
         self.ledger.total_parameters.append(self.method.total_parameters())
@@ -111,6 +124,7 @@ class Session:
         if self.resumed is not None and number < self.resumed[0].fit:
             return  # A later fit was under way; its checkpoint holds what this one did.
         train = self.config.train
+        network: TaskNetwork
         with self.method.view_together(tasks) as network:
             samples = [task.train() for task in tasks]
             x = torch.cat([s.x for s in samples]) if len(samples) > 1 else samples[0].x
@@ -127,16 +141,22 @@ class Session:
             torch.manual_seed(self.method.seed_for("fit", *stream))
             self.method.start_fit(tasks, network)
             groups = self.method.param_groups()
-            self.trained = max(self.trained, self.method.trained_parameters())
-            self.optimizer = trainer.make_optimizer(
+            self.optimizer = make_optimizer(
                 train.optimizer, groups, train.lr, train.weight_decay, train.momentum
             )
             self.progress = trainer.Progress()
             self.place = Place(self.place.task, number)
             if train.optimizer_state == "keep":
                 self._recall_optimizer()
+            decided = None
             if self.resumed is not None:
+                decided = self.without_prefix
                 self._restore_fit(*self.resumed)
+            whole = network
+            if self.config.cache and self.method.takes_features:
+                network, x = without_prefix(network, x, train.batch_size, decided)
+            self.without_prefix = network is not whole
+            self.trained = max(self.trained, self.method.trained_parameters())
             epochs = math.ceil(total_steps / batches)
             append_event(
                 self.folder,
@@ -169,9 +189,16 @@ class Session:
                 after_step=self._save_if_due,
                 after_epoch=after_epoch,
             )
+        self._require_finite(self.optimizer)
         if train.optimizer_state == "keep":
             self._remember_optimizer()
         self.optimizer = None
+
+    def _require_finite(self, optimizer: Optimizer) -> None:
+        """The last step can lose the weights after its loss was still a number."""
+        finite = [torch.isfinite(parameter).all() for parameter in optimizer.parameters]
+        if finite and not bool(torch.stack(finite).all()):
+            raise DivergedError(self.place.task, self.progress.step)
 
     def _after_epoch(self, losses: Tensor, epochs: int, total_steps: int) -> None:
         finite = torch.isfinite(losses)
@@ -213,8 +240,7 @@ class Session:
             for index in range(min(latest + 2, self.benchmark.n_tasks)):
                 if not method.answers(index):
                     continue
-                with method.view(index) as network:
-                    seen = fingerprint(network, known)
+                seen = method.uses(index, known)
                 if index <= latest:
                     learned = ledger.learned_fingerprints.setdefault(index, seen)
                     if method.isolated and learned != seen:
@@ -225,8 +251,26 @@ class Session:
                 if ledger.last_seen.get(index, ("", 0.0))[0] != seen:
                     ledger.last_seen[index] = (seen, self._accuracy(index))
                 row[index] = ledger.last_seen[index][1]
+            if method.router != "oracle":
+                self._evaluate_routed(latest)
         ledger.accuracy.append(row)
-        append_event(self.folder, "evaluated", task=latest, accuracies=row[: latest + 1])
+        shown = (ledger.routed[-1] if method.router != "oracle" else row)[: latest + 1]
+        append_event(self.folder, "evaluated", task=latest, accuracies=shown)
+
+    def _evaluate_routed(self, latest: int) -> None:
+        """The row again with the router in the oracle's place, and how often it was right."""
+        n_tasks = self.benchmark.n_tasks
+        accuracies: list[float | None] = [None] * n_tasks
+        found: list[float | None] = [None] * n_tasks
+        for index in range(latest + 1):
+            task = self.benchmark.task(index)
+            samples = task.test()
+            first = task.first_class if self.benchmark.scenario == "class" else 0
+            tasks, outputs = self.method.route(samples.x)
+            accuracies[index] = trainer.share_equal(outputs, samples.y + first)
+            found[index] = trainer.share_equal(tasks, torch.full_like(tasks, index))
+        self.ledger.routed.append(accuracies)
+        self.ledger.router_accuracy.append(found)
 
     def _accuracy(self, index: int) -> float:
         samples = self.benchmark.task(index).test()
@@ -267,19 +311,20 @@ class Session:
             tensors |= {f"memory.{name}::{key}": value for key, value in memory.items()}
         self.place.epoch, self.place.step = self.progress.epoch, self.progress.step
         if self.place.fit >= 0 and self.optimizer is not None:
-            for index, state in self.optimizer.state_dict()["state"].items():
-                tensors |= {
-                    f"optimizer.{index}.{key}": value
-                    for key, value in state.items()
-                    if value is not None
-                }
+            for index, parameter in enumerate(self.optimizer.parameters):
+                state = self.optimizer.state.get(parameter, {})
+                tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
             if self.progress.losses:
                 tensors["losses"] = torch.stack(self.progress.losses)
             tensors["random"] = torch.get_rng_state()
+            if self.device.type == "cuda":
+                tensors["device_random"] = torch.cuda.get_rng_state(self.device)
         meta = {
             "place": asdict(self.place),
+            "sealed": sorted(self.method.bank),
             "ledger": asdict(self.ledger),
             "trained": self.trained,
+            "without_prefix": self.without_prefix,
         }
         self.checkpoints.save(tensors, meta)
         append_event(self.folder, "checkpoint", task=self.place.task, step=self.place.step)
@@ -289,9 +334,7 @@ class Session:
 
     def _resume(self) -> None:
         """Goes back to the newest whole checkpoint; sealed tasks after it are learned again."""
-        found = self.checkpoints.load(
-            lambda message: append_event(self.folder, "damaged", message=message)
-        )
+        found = self._newest_whole()
         self.place = Place(**found[1]["place"]) if found else Place()
         for task_id in list(self.method.bank):
             if task_id >= self.place.task:
@@ -308,32 +351,55 @@ class Session:
             self.method.begin(self.benchmark.task(index))
         if self.place.fit >= 0:
             self.trained = meta["trained"]
+            self.without_prefix = meta["without_prefix"]
             self.resumed = (self.place, tensors)
         else:
             self.method.load_state_dict(_under("method.", tensors))
+
+    def _newest_whole(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The newest checkpoint that is whole, as are the sealed tasks that it builds on."""
+
+        def say(message: str) -> None:
+            append_event(self.folder, "damaged", message=message)
+
+        for tensors, meta in self.checkpoints.newest_first(say):
+            try:
+                for task_id in meta["sealed"]:
+                    self.method.bank[task_id]
+            except KeyError:
+                say(f"adapters: task {task_id} is missing")
+            except ResultsError as error:
+                say(str(error))
+            else:
+                return tensors, meta
+        return None
 
     def _restore_fit(self, place: Place, tensors: dict[str, Tensor]) -> None:
         """Puts method, optimiser, position and random stream where the checkpoint had them."""
         assert self.optimizer is not None
         self.resumed = None
         self.method.load_state_dict(_under("method.", tensors))
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _under("optimizer.", tensors).items():
-            index, _, key = name.partition(".")
-            state.setdefault(int(index), {})[key] = tensor
-        whole = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({**whole, "state": state})
+        for index, parameter in enumerate(self.optimizer.parameters):
+            state = _under(f"optimizer.{index}.", tensors)
+            if state:
+                self.optimizer.state[parameter] = {k: v.to(self.device) for k, v in state.items()}
         losses = list(tensors["losses"].to(self.device)) if "losses" in tensors else []
         self.progress = trainer.Progress(place.epoch, place.step, losses)
         torch.set_rng_state(tensors["random"])
+        if "device_random" in tensors:
+            torch.cuda.set_rng_state(tensors["device_random"], self.device)
 
     def _remember_optimizer(self) -> None:
-        """Keeps the optimiser's state by parameter name, for the next fit."""
+        """Keeps the optimiser's state by parameter name, for the next fit.
+
+        Of parameters that are gone, such as a sealed task's, nothing is kept.
+        """
         assert self.optimizer is not None
+        known, self.optimizer_memory = self.optimizer_memory, {}
         for name, parameter in self.method.network.named_parameters():
-            if parameter in self.optimizer.state:
-                state = self.optimizer.state[parameter]
-                self.optimizer_memory[name] = {k: v for k, v in state.items() if v is not None}
+            state = self.optimizer.state.get(parameter) or known.get(name)
+            if state:
+                self.optimizer_memory[name] = state
 
     def _recall_optimizer(self) -> None:
         assert self.optimizer is not None
@@ -347,9 +413,8 @@ class Session:
 
     def _save_model(self) -> None:
         """All learned state that is not under ``adapters/``: enough to answer for every task."""
-        save_tensors(
-            self.folder / MODEL, self.method.state_dict(), {"tasks": self.benchmark.n_tasks}
-        )
+        meta = {"run": self.run, "tasks": self.benchmark.n_tasks}
+        save_tensors(self.folder / MODEL, self.method.state_dict(), meta)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from lora_cl.models import TaskNetwork, training_mode
+from lora_cl.optimizers import Optimizer
 
 
 class Learner(Protocol):
@@ -41,7 +42,7 @@ def fit(
     x: Tensor,
     y: Tensor,
     *,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     rate: Callable[[float], float],
     batch_size: int,
     total_steps: int,
@@ -59,14 +60,13 @@ def fit(
     """
     training_mode(network)
     batches = math.ceil(len(x) / batch_size)
-    base_rates = [group["lr"] for group in optimizer.param_groups]
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    base_rates = [group["lr"] for group in optimizer.groups]
     while progress.step < total_steps:
         indices = torch.split(order(progress.epoch), batch_size)
         done = progress.step - progress.epoch * batches
         for index in indices[done : done + total_steps - progress.step]:
             factor = rate(progress.step / total_steps)
-            for group, base_rate in zip(optimizer.param_groups, base_rates, strict=True):
+            for group, base_rate in zip(optimizer.groups, base_rates, strict=True):
                 group["lr"] = base_rate * factor
             optimizer.zero_grad()
             loss = learner.loss(network, x[index], y[index])
@@ -74,7 +74,7 @@ def fit(
             (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
             learner.after_backward()
             if clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+                torch.nn.utils.clip_grad_norm_(optimizer.parameters, clip_norm)
             optimizer.step()
             progress.step += 1
             progress.losses.append(loss.detach())
@@ -83,14 +83,19 @@ def fit(
         progress.epoch += 1
         losses, progress.losses = torch.stack(progress.losses), []
         after_epoch(losses)
-    for group, base_rate in zip(optimizer.param_groups, base_rates, strict=True):
+    for group, base_rate in zip(optimizer.groups, base_rates, strict=True):
         group["lr"] = base_rate
 
 
 @torch.inference_mode()
 def accuracy(network: TaskNetwork, x: Tensor, y: Tensor, batch_size: int = 2048) -> float:
     """The share of samples x (N, *input) whose largest output is y (N,); one synchronisation."""
-    return int(predictions(network, x, batch_size).eq(y).sum()) / len(y)
+    return share_equal(predictions(network, x, batch_size), y)
+
+
+def share_equal(found: Tensor, right: Tensor) -> float:
+    """The share of equal elements of found (N,) and right (N,)."""
+    return int(found.eq(right).sum()) / len(right)
 
 
 @torch.inference_mode()
@@ -98,19 +103,6 @@ def predictions(network: TaskNetwork, x: Tensor, batch_size: int = 2048) -> Tens
     """The largest output (N,) for each input of x (N, *input), in eval mode."""
     network.eval()
     return torch.cat([network(part).argmax(1) for part in torch.split(x, batch_size)])
-
-
-def make_optimizer(
-    name: str, groups: list[dict[str, Any]], lr: float, weight_decay: float, momentum: float
-) -> torch.optim.Optimizer:
-    """``name`` is adam, adamw or sgd; a group's `lr_scale` multiplies its rate."""
-    groups = [
-        {"params": group["params"], "lr": lr * group.get("lr_scale", 1.0)} for group in groups
-    ]
-    if name == "sgd":
-        return torch.optim.SGD(groups, lr, momentum=momentum, weight_decay=weight_decay, fused=True)
-    kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
-    return kind(groups, lr, weight_decay=weight_decay, fused=True)
 
 
 RATES: dict[str, Callable[[float], float]] = {

@@ -44,9 +44,7 @@ def test_every_config_validates_and_says_what_it_is():
 
 def test_every_part_is_registered_and_every_method_has_a_config_and_a_section():
     named = {
-        options.method
-        for path in CONFIGS
-        for options in load_config(path).config.methods.values()
+        options.method for path in CONFIGS for options in load_config(path).config.methods.values()
     }
     assert named == set(METHODS)
     smoke = load_config(ROOT / "configs" / "smoke.yaml").config
@@ -141,7 +139,7 @@ def test_help_imports_no_torch():
 def test_constraints_name_every_direct_dependency():
     text = (ROOT / "pyproject.toml").read_text("utf-8")
     wanted = {name.lower() for name in re.findall(r'^\s+"([A-Za-z0-9-]+)>=', text, re.M)}
-    extras = re.findall(r'^(?:test|lint) = \[(.*?)\]', text, re.M)
+    extras = re.findall(r"^(?:test|lint) = \[(.*?)\]", text, re.M)
     wanted |= {n.lower() for extra in extras for n in re.findall(r'"([A-Za-z0-9-]+)', extra)}
     pinned = re.findall(r"^([A-Za-z0-9-]+)==", (ROOT / "constraints.txt").read_text(), re.M)
     assert wanted == {name.lower() for name in pinned}

@@ -17,7 +17,7 @@ from lora_cl.adapters.inject import (
 )
 from lora_cl.adapters.layer import AdaptedLayer, Adapter
 from lora_cl.adapters.lora import LoRA, lora_delta, lora_scale, make_lora
-from lora_cl.adapters.nf4 import NF4Linear, nf4_dequantize, nf4_quantize
+from lora_cl.adapters.nf4 import NF4Linear, nf4_dequantize, nf4_quantize, parameter_count
 from lora_cl.adapters.peft_format import PeftAdapter, from_peft, to_peft
 from lora_cl.adapters.rank_allocation import (
     RankAllocator,
@@ -58,6 +58,7 @@ __all__ = [
     "nf4_dequantize",
     "nf4_quantize",
     "orthogonality_penalty",
+    "parameter_count",
     "remove_adapter",
     "set_trainable",
     "to_peft",

@@ -10,6 +10,7 @@ rank: it does not change as triplets are pruned, and a file means the same here 
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -92,8 +93,10 @@ def make_adalora(
         raise MethodError("adalora: a convolution with groups is not one matrix; leave it out")
     weight = cast(Tensor, base.weight)
     (r, *d_in), (d_out, *_) = factor_shapes(base, rank)
-    Q = torch.empty(r, torch.Size(d_in).numel()).normal_(0.0, 0.02, generator=generator)
-    P = torch.empty(d_out, r).normal_(0.0, 0.02, generator=generator)
+    Q = torch.empty(r, math.prod(d_in), device=generator.device)
+    P = torch.empty(d_out, r, device=generator.device)
+    for factor in (Q, P):
+        factor.normal_(0.0, 0.02, generator=generator)
     return SVDLoRA(Q.to(weight), weight.new_zeros(r, 1), P.to(weight), adalora_scale(alpha, rank))
 
 

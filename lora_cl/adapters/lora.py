@@ -102,7 +102,7 @@ def init_factors(
     """
     weight = cast(Tensor, base.weight)
     a_shape, b_shape = factor_shapes(base, rank)
-    A = torch.empty(a_shape)
+    A = torch.empty(a_shape, device=generator.device)
     if init == "gaussian":
         A.normal_(0.0, 1.0 / rank, generator=generator)
     elif init == "kaiming":

@@ -160,3 +160,10 @@ class NF4Linear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+def parameter_count(module: nn.Module) -> int:
+    """How many parameters ``module`` has, each once; a 4-bit weight counts (d_out * d_in)."""
+    quantised = (m for m in module.modules() if isinstance(m, NF4Linear))
+    codes = sum(m.in_features * m.out_features for m in quantised)
+    return sum(p.numel() for p in module.parameters()) + codes

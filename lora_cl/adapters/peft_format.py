@@ -95,16 +95,18 @@ def _config(adapter: PeftAdapter, layers: Mapping[str, Mapping[str, Tensor]]) ->
             "use_dora": adapter.kind == "dora",
         }
     alive = {layer: parameters["lora_E"].shape[0] for layer, parameters in layers.items()}
+    compacted = any(n < adapter.rank for n in alive.values())
+    # PEFT makes init_r triplets and keeps those marked True, which then take the stored ones.
+    pattern = {
+        f"backbone.{layer}.lora_E": [True] * n + [False] * (adapter.rank - n)
+        for layer, n in alive.items()
+    }
     return common | {
         "peft_type": "ADALORA",
         "init_r": adapter.rank,
         "target_r": adapter.rank if adapter.target_rank is None else adapter.target_rank,
         "total_step": adapter.total_steps,
-        # PEFT makes init_r triplets and keeps those marked True, which then take the stored ones.
-        "rank_pattern": {
-            f"backbone.{layer}.lora_E": [True] * n + [False] * (adapter.rank - n)
-            for layer, n in alive.items()
-        },
+        "rank_pattern": pattern if compacted else None,
     }
 
 

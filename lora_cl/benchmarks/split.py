@@ -81,6 +81,9 @@ class Split(Benchmark):
     def task_classes(self, index: int) -> int:
         return len(self.class_order) // self.n_tasks
 
+    def first_class(self, index: int) -> int:
+        return index * self.task_classes(index)
+
     def task(self, index: int) -> Task:
         share = self.task_classes(index)
         classes = self.class_order[index * share : (index + 1) * share]

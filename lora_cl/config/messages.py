@@ -5,54 +5,106 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
-from lora_cl.config.model import NAME, Config
+from lora_cl.config.model import NAME, Config, short
+from lora_cl.text import one_line
+
+Path = Sequence[str | int]
 
 
-def message(
-    error: Any,
-    value: Any,
-    lines: Mapping[tuple[str | int, ...], int],
-    source: str,
-    overridden: Sequence[tuple[str, ...]],
+Lines = Mapping[tuple[str | int, ...], int]
+
+MAX_PROBLEMS = 20
+
+
+def messages(
+    errors: Sequence[Any], value: Any, lines: Lines, source: str, overridden: Sequence[Path]
 ) -> str:
-    """One line: file, line, key, value, what is allowed, the nearest match."""
-    path = _real_path(error["loc"], value, error["type"])
+    """A line for each problem: file, line, key, value, what is allowed, the nearest match."""
+    found: dict[str, list[str]] = {}
+    for error in errors[:MAX_PROBLEMS]:
+        where, given, text = _message(error, value, lines, source, overridden)
+        texts = found.setdefault(f"{where}: {given}", [])
+        if text not in texts:
+            texts.append(text)
+    told = [head + texts[0] + "".join(map(_or, texts[1:])) for head, texts in found.items()]
+    if len(errors) > MAX_PROBLEMS:
+        told.append(f"{source}: and {len(errors) - MAX_PROBLEMS} more")
+    return "\n".join(told)
+
+
+def _or(text: str) -> str:
+    """What else is allowed, where a value can be one of several things."""
+    return f", or {text.lstrip(':; ')}"
+
+
+def _message(
+    error: Any, value: Any, lines: Lines, source: str, overridden: Sequence[Path]
+) -> tuple[str, str, str]:
+    """Where a problem is, the value there if one is to blame, and what is wrong with it."""
     kind, context = error["type"], error.get("ctx", {})
-    key = ".".join(str(part) for part in path)
-    given = short(error["input"])
+    loc = error["loc"]
+    if loc[:1] == ("methods",) and isinstance(value, dict) and "methods" not in value:
+        loc = ("method", *loc[2:])  # the short form, which has no label
+    path = _real_path(loc, value, kind)
+    given, text = "", ""
     if kind == "extra_forbidden":
         allowed = _allowed_keys(error["loc"])
-        text = f"unknown key{did_you_mean(str(path[-1]), allowed)}"
-        text += f"; allowed: {', '.join(allowed)}" if allowed else ""
+        text = f"unknown key{did_you_mean(str(path[-1]), allowed)}{_list(allowed)}"
     elif kind == "missing":
         text = "is missing"
     elif kind == "union_tag_invalid":
         allowed = sorted(re.findall(r"'([^']*)'", context["expected_tags"]))
         tag = str(context["tag"])
-        text = f"nothing here is called {short(tag)}{did_you_mean(tag, allowed)}"
-        text += f"; allowed: {', '.join(allowed)}"
+        text = f"nothing here is called {short(tag)}{did_you_mean(tag, allowed)}{_list(allowed)}"
     elif kind == "union_tag_not_found":
-        text = f"{given} does not say which one: give a name, or a mapping with one"
+        text = f"{short(error['input'])} does not say which one: give a name, or a mapping with one"
     elif kind == "value_error":
         text = str(context["error"])
+        path = (*path, *getattr(context["error"], "path", ()))
     elif kind == "string_pattern_mismatch" and context["pattern"] == NAME:
-        text = f"{given} is not a name: letters, digits and _ . + -, at most 64, no other first"
-    elif kind == "literal_error":
-        allowed = re.findall(r"'([^']*)'", context["expected"])
-        text = f"{given} is not allowed{did_you_mean(str(error['input']), allowed)}"
-        text += f"; allowed: {', '.join(allowed)}"
+        text = f"{short(error['input'])} is not a name: letters, digits and _ . + -, at most 64, "
+        text += "beginning with a letter or digit"
     else:
-        words = error["msg"][0].lower() + error["msg"][1:]
-        text = f"{given} is not allowed: {words.replace('input should', 'it should')}"
-    where = source
-    if any(path[: len(given_path)] == given_path for given_path in overridden):
-        where = f"-o {key}"
-        return f"{where}: {text}"
+        given = f"{short(error['input'])} is not allowed"
+        if kind == "literal_error":
+            allowed = re.findall(r"'([^']*)'", context["expected"])
+            text = f"{did_you_mean(str(error['input']), allowed)}{_list(allowed)}"
+        else:
+            text = f": {_plain_words(error['msg'])}"
+    key = short_key(path)
+    touched = any(path and _begins(path, other) for other in overridden)
+    if touched:
+        return f"-o {key}", given, text
     line = line_of(path, lines)
     where = f"{source}:{line}" if line else source
-    return f"{where}: {key + ': ' if key else ''}{text}"
+    return f"{where}: {key}" if key else where, given, text
+
+
+def _begins(one: Path, other: Path) -> bool:
+    """Whether one of the paths leads to or into the other."""
+    length = min(len(one), len(other))
+    return tuple(map(str, one[:length])) == tuple(map(str, other[:length]))
+
+
+def _list(allowed: Sequence[str]) -> str:
+    return f"; allowed: {', '.join(allowed)}" if allowed else ""
+
+
+def _plain_words(text: str) -> str:
+    """What pydantic says, without words that only programmers know."""
+    text = re.sub(r"valid dictionary or object.*", "name, or a mapping of keys", text)
+    text = re.sub(r"valid dictionary( or instance.*)?", "mapping of keys", text)
+    text = re.sub(r"^(List|Dictionary) (should .*?) after validation, not \d+$", r"it \2", text)
+    return re.sub("^Input should", "it should", text[0] + text[1:])
+
+
+def short_key(path: Path) -> str:
+    """A dotted key, fit for one line."""
+    parts = (one_line(part, limit=64) for part in path)
+    return ".".join(parts)
 
 
 def _real_path(loc: Sequence[Any], value: Any, kind: str) -> tuple[str | int, ...]:
@@ -72,9 +124,14 @@ def _real_path(loc: Sequence[Any], value: Any, kind: str) -> tuple[str | int, ..
     return tuple(path)
 
 
+@lru_cache(maxsize=1)
+def _schema() -> dict[str, Any]:
+    return Config.model_json_schema(mode="validation")
+
+
 def _allowed_keys(loc: Sequence[str | int]) -> list[str]:
     """The keys that stand where ``loc``, an unknown key's location, is."""
-    schema: Any = Config.model_json_schema(mode="validation")
+    schema = _schema()
     definitions = schema["$defs"]
 
     def properties(node: Any) -> Iterator[tuple[str, Any]]:
@@ -95,6 +152,8 @@ def _allowed_keys(loc: Sequence[str | int]) -> list[str]:
                 return {"$ref": mapping[part]}
             if isinstance(part, int) and "items" in option:
                 return option["items"]
+            for inner in option.get("patternProperties", {}).values():
+                return inner
             if isinstance(option.get("additionalProperties"), dict):
                 return option["additionalProperties"]
         return node
@@ -109,21 +168,16 @@ def _allowed_keys(loc: Sequence[str | int]) -> list[str]:
     return []
 
 
-def line_of(path: Sequence[str | int], lines: Mapping[tuple[str | int, ...], int]) -> int | None:
+def line_of(path: Path, lines: Lines) -> int | None:
     """The line of the key, or of the nearest key around it."""
     for length in range(len(path), 0, -1):
-        if tuple(path[:length]) in lines:
-            return lines[tuple(path[:length])]
+        # A key such as 3 is a number in the config, and text among the lines.
+        for here in (tuple(path[:length]), tuple(map(str, path[:length]))):
+            if here in lines:
+                return lines[here]
     return None
 
 
 def did_you_mean(word: str, allowed: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, allowed, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word[:100], allowed, n=1, cutoff=0.5)
     return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def short(value: Any) -> str:
-    text = value if isinstance(value, str) else repr(value)
-    text = "".join(c if c.isprintable() else "?" for c in text)
-    text = text if len(text) <= 40 else f"{text[:37]}..."
-    return f"'{text}'" if isinstance(value, str) else text

@@ -11,10 +11,21 @@ from lora_cl.benchmarks import BenchmarkChoice, DatasetChoice
 from lora_cl.methods import METHODS, MethodChoice
 from lora_cl.models import BackboneChoice
 from lora_cl.options import OptionsBase
+from lora_cl.text import one_line
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$"
 
+MAX_SEEDS = 10_000
+
 Name = Annotated[str, StringConstraints(pattern=NAME)]
+
+
+class AtKeyError(ValueError):
+    """A ValueError of a validator that knows which key below its own is to blame."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.path = (key,)
 
 
 class PretrainOptions(OptionsBase):
@@ -34,7 +45,7 @@ class BaseOptions(OptionsBase):
     @model_validator(mode="after")
     def _one_of(self) -> BaseOptions:
         if self.pretrain is not None and self.weights is not None:
-            raise ValueError("give either pretrain or weights, not both")
+            raise AtKeyError("weights", "give either pretrain or weights, not both")
         return self
 
 
@@ -57,7 +68,7 @@ class TrainOptions(OptionsBase):
     def _duration(cls, value: Any) -> Any:
         if isinstance(value, Mapping):
             if value.get("epochs") is not None and value.get("iterations") is not None:
-                raise ValueError("give either epochs or iterations, not both")
+                raise AtKeyError("iterations", "give either epochs or iterations, not both")
             if value.get("epochs") is None and value.get("iterations") is None:
                 return {**value, "epochs": 1}
         return value
@@ -65,7 +76,7 @@ class TrainOptions(OptionsBase):
     @model_validator(mode="after")
     def _momentum(self) -> TrainOptions:
         if self.momentum and self.optimizer != "sgd":
-            raise ValueError(f"momentum goes with optimizer sgd, not {self.optimizer}")
+            raise AtKeyError("momentum", f"momentum goes with optimizer sgd, not {self.optimizer}")
         return self
 
 
@@ -84,9 +95,19 @@ def _labels_name_methods(value: Any) -> Any:
 
 def _count_as_list(value: Any) -> Any:
     """`seeds: 5` is the list 0..4."""
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 10_000:
-        return list(range(value))
-    return value
+    if isinstance(value, list):
+        return value
+    if type(value) is not int or not 0 < value <= MAX_SEEDS:
+        raise ValueError(
+            f"{short(value)} is not allowed: it should be a number of seeds from 1 to {MAX_SEEDS}, "
+            f"or a list of seeds"
+        )
+    return list(range(value))
+
+
+def _mlp_by_default(value: Any) -> Any:
+    """`model: {hidden: [100]}` is an mlp, as a config without `model` has one."""
+    return {"name": "mlp", **value} if isinstance(value, Mapping) else value
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -98,16 +119,19 @@ class Config(OptionsBase):
     name: Name
     benchmark: BenchmarkChoice
     scenario: Literal["task", "domain", "class"] = "task"
-    model: BackboneChoice = Field(default={"name": "mlp"}, validate_default=True)
+    model: Annotated[BackboneChoice, BeforeValidator(_mlp_by_default)] = Field(
+        default={}, validate_default=True
+    )
     base: BaseOptions = BaseOptions()
     train: TrainOptions = Field(default={}, validate_default=True)
     methods: Annotated[
         dict[Name, MethodChoice], Field(min_length=1), BeforeValidator(_labels_name_methods)
     ]
     seeds: Annotated[
-        list[Seed], Field(min_length=1, max_length=10_000), BeforeValidator(_count_as_list)
+        list[Seed], Field(min_length=1, max_length=MAX_SEEDS), BeforeValidator(_count_as_list)
     ] = Field(default=[0])
     threads: int = Field(default=1, ge=1, le=1024)
+    cache: bool = True
     checkpoint_seconds: float = Field(default=30.0, ge=0.0, json_schema_extra={"hashed": False})
 
     @model_validator(mode="before")
@@ -117,11 +141,13 @@ class Config(OptionsBase):
         if not isinstance(value, Mapping) or "method" not in value:
             return value
         if "methods" in value:
-            raise ValueError("give either method or methods, not both")
+            raise AtKeyError("method", "give either method or methods, not both")
         method = value["method"]
         method = {"name": method} if isinstance(method, str) else method
         if not isinstance(method, Mapping) or not isinstance(method.get("name"), str):
-            raise ValueError("method should be a name or a mapping with a name")
+            raise AtKeyError(
+                "method", f"{short(method)} should be a name, or a mapping with a name"
+            )
         options = {k: v for k, v in method.items() if k != "name"}
         rest = {k: v for k, v in value.items() if k != "method"}
         return {**rest, "methods": {method["name"]: {"method": method["name"], **options}}}
@@ -129,13 +155,25 @@ class Config(OptionsBase):
     @model_validator(mode="after")
     def _distinct(self) -> Config:
         if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds: a seed is given twice")
+            raise AtKeyError("seeds", f"{short(self.seeds)} holds a seed twice")
         folded: dict[str, str] = {}
         for label in self.methods:
             twin = folded.setdefault(label.casefold(), label)
             if twin != label:
-                raise ValueError(f"methods: the labels {twin!r} and {label!r} differ only in case")
+                raise AtKeyError(
+                    "methods", f"the labels {twin!r} and {label!r} differ only in case"
+                )
         return self
+
+
+def short(value: Any) -> str:
+    """A value as one short line, in quotes if it is text."""
+    if isinstance(value, str):
+        return f"'{one_line(value, limit=40)}'"
+    try:
+        return one_line(repr(value), limit=40)
+    except ValueError:
+        return "a number of thousands of digits"
 
 
 def config_schema() -> dict[str, Any]:
@@ -144,12 +182,16 @@ def config_schema() -> dict[str, Any]:
     result["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     result["title"] = "lora-cl config"
     properties = result["properties"]
-    any_method = properties["methods"]["additionalProperties"]
+    methods = properties["methods"]
+    # pydantic has expressed the pattern of a label in both of these ways.
+    patterns = methods.pop("patternProperties", {})
+    any_method = next(iter(patterns.values()), None) or methods["additionalProperties"]
+    methods["propertyNames"] = {"pattern": NAME}
     options = {name: any_method["discriminator"]["mapping"][name] for name in METHODS}
-    properties["methods"]["additionalProperties"] = {
+    methods["additionalProperties"] = {
         "anyOf": [{"$ref": reference} for reference in options.values()]
     }
-    properties["methods"]["properties"] = {
+    methods["properties"] = {
         name: {"anyOf": [{"$ref": reference}, {"type": "null"}]}
         for name, reference in options.items()
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,28 +9,15 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from lora_cl.config.messages import did_you_mean, message, short
-from lora_cl.config.model import Config
+from lora_cl.config.messages import did_you_mean, messages, short_key
+from lora_cl.config.model import Config, short
 from lora_cl.config.runs import Experiment
+from lora_cl.config.syntax import MAX_DEPTH, Loader
 from lora_cl.errors import ConfigError
+from lora_cl.text import one_line
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 65_536
 MAX_NODES = 20_000
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 but for numbers: 1e-3 is one, as in YAML 1.2."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*)?(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)$"),
-    list("-+.0123456789"),
-)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -43,9 +29,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     try:
         if path.is_dir():
             raise ConfigError(f"{path}: is a directory, not a config file")
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: is larger than a config can be ({MAX_BYTES:,} bytes)")
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1).decode("utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}{_near_file(path)}") from None
     except UnicodeDecodeError:
@@ -55,6 +40,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
 
 def parse_config(text: str, source: str, overrides: Sequence[str] = ()) -> Experiment:
     """As ``load_config``, from the text of a config; ``source`` names it in messages."""
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{source}: is larger than a config can be ({MAX_BYTES:,} bytes)")
     lines: dict[tuple[str | int, ...], int] = {}
     value = _read_yaml(text, source, lines)
     if value is None:
@@ -65,14 +52,13 @@ def parse_config(text: str, source: str, overrides: Sequence[str] = ()) -> Exper
     try:
         config = Config.model_validate(value)
     except ValidationError as error:
-        messages = [message(e, value, lines, source, overridden) for e in error.errors()]
-        raise ConfigError("\n".join(dict.fromkeys(messages))) from None
+        raise ConfigError(messages(error.errors(), value, lines, source, overridden)) from None
     return Experiment(config, source, lines)
 
 
 def _read_yaml(text: str, source: str, lines: dict[tuple[str | int, ...], int]) -> Any:
     try:
-        loader = _Loader(text)
+        loader = Loader(text)
         try:
             node = loader.get_single_node()
             if node is None:
@@ -83,11 +69,10 @@ def _read_yaml(text: str, source: str, lines: dict[tuple[str | int, ...], int]) 
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{source}{line}: not valid YAML: {error.problem}") from None
+        line = f":{mark.line + 1}" if mark and not source.startswith("-o ") else ""
+        raise ConfigError(f"{source}{line}: not valid YAML: {one_line(error.problem)}") from None
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"{source}: not valid YAML: {first}") from None
+        raise ConfigError(f"{source}: not valid YAML: {one_line(error)}") from None
 
 
 def _walk(
@@ -102,8 +87,8 @@ def _walk(
     while waiting:
         node, path = waiting.pop()
         count += 1
-        if count > MAX_NODES or len(path) > 50:
-            raise ConfigError(f"{source}: is too large or too deeply nested for a config")
+        if count > MAX_NODES or len(path) > MAX_DEPTH:
+            raise ConfigError(f"{source}: is too large, too deeply nested or endless for a config")
         line = node.start_mark.line + 1
         lines.setdefault(path, line)
         if isinstance(node, yaml.SequenceNode):
@@ -115,7 +100,7 @@ def _walk(
                 if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":merge"):
                     raise ConfigError(f"{source}:{line}: a key should be a plain word")
                 if key.value in seen:
-                    where = ".".join(map(str, (*path, key.value)))
+                    where = short_key((*path, key.value))
                     raise ConfigError(
                         f"{source}:{line}: {where}: the key is given twice "
                         f"(first in line {seen[key.value]})"
@@ -129,8 +114,9 @@ def _override(config: dict[Any, Any], text: str, source: str) -> tuple[str, ...]
     """Sets ``KEY=VALUE`` in ``config`` and returns the key's path."""
     key, equals, raw = text.partition("=")
     if not equals or not key:
-        raise ConfigError(f"-o {text}: should be KEY=VALUE, such as train.lr=0.01")
-    value = _read_yaml(raw, f"-o {text}", {})
+        raise ConfigError(f"-o {one_line(text)}: should be KEY=VALUE, such as train.lr=0.01")
+    name = f"-o {one_line(text)}"
+    value = _read_yaml(raw, name, {})
     path: list[str] = []
     target, rest = config, key
     while True:
@@ -148,7 +134,7 @@ def _override(config: dict[Any, Any], text: str, source: str) -> tuple[str, ...]
         elif isinstance(inner, str):
             inner = target[word] = {"name": inner}
         elif not isinstance(inner, dict):
-            raise ConfigError(f"-o {text}: {'.'.join(path)} is not a mapping in {source}")
+            raise ConfigError(f"{name}: {short_key(path)} is not a mapping in {source}")
         target = inner
 
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lora_cl.config.messages import line_of
 from lora_cl.config.model import Config
+from lora_cl.config.syntax import to_yaml
 from lora_cl.errors import ConfigError
 from lora_cl.options import OptionsBase
 
@@ -85,7 +84,7 @@ class RunConfig:
         return Config.model_validate(self.resolved)
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.resolved, sort_keys=False, allow_unicode=True)
+        return to_yaml(self.resolved)
 
 
 def _hashed(value: Any) -> Any:

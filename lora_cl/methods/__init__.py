@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+from lora_cl.methods.adalora import AdaLoRA
+from lora_cl.methods.dora import DoRA
+from lora_cl.methods.ewc import EWC
 from lora_cl.methods.frozen import Frozen
 from lora_cl.methods.full import Full
+from lora_cl.methods.independent import Independent
+from lora_cl.methods.inflora import InfLoRA
 from lora_cl.methods.joint import Joint
 from lora_cl.methods.lora import LoRA
-from lora_cl.methods.method import Bank, Fit, Method
+from lora_cl.methods.lwf import LwF
+from lora_cl.methods.method import Bank, Fit, MemoryBank, Method
+from lora_cl.methods.o_lora import OLoRA
+from lora_cl.methods.packnet import PackNet
+from lora_cl.methods.pnn import PNN
+from lora_cl.methods.qlora import QLoRA
+from lora_cl.methods.replay import Replay
+from lora_cl.methods.seq_lora import SeqLoRA
+from lora_cl.methods.shared_private import SharedPrivate
+from lora_cl.methods.si import SI
 from lora_cl.options import choice
 
 METHODS: dict[str, type[Method]] = {
@@ -16,8 +30,22 @@ METHODS: dict[str, type[Method]] = {
     "frozen": Frozen,
     "lora": LoRA,
     "joint": Joint,
+    "independent": Independent,
+    "shared_private": SharedPrivate,
+    "pnn": PNN,
+    "packnet": PackNet,
+    "ewc": EWC,
+    "lwf": LwF,
+    "replay": Replay,
+    "si": SI,
+    "dora": DoRA,
+    "adalora": AdaLoRA,
+    "qlora": QLoRA,
+    "seq_lora": SeqLoRA,
+    "o_lora": OLoRA,
+    "inflora": InfLoRA,
 }
 
 MethodChoice: Any = choice({name: kind.Options for name, kind in METHODS.items()}, key="method")
 
-__all__ = ["METHODS", "Bank", "Fit", "Method", "MethodChoice"]
+__all__ = ["METHODS", "Bank", "Fit", "MemoryBank", "Method", "MethodChoice"]

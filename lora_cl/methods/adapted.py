@@ -36,6 +36,8 @@ class AdapterPerTask(Method):
     """
 
     private_heads = True
+    keeps_base = True
+    sealed_alone = True
     quantized_base = False
 
     @abstractmethod
@@ -95,6 +97,11 @@ class AdapterPerTask(Method):
             activate(self.network.backbone)
             if sealed:
                 self._close(task_id)
+
+    def base_features(self, x: Tensor) -> Tensor:
+        activate(self.network.backbone)
+        features: Tensor = self.network.backbone(x)
+        return features
 
     def after_backward(self) -> None:
         if not self._gradient_checked:

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from lora_cl.methods.method import Method
-from lora_cl.options import OptionsBase
+from lora_cl.methods.shared import SharedBackbone
 
 
-class FullOptions(OptionsBase):
-    """No options."""
-
-
-class Full(Method):
+class Full(SharedBackbone):
     """Each task is trained from where the one before it ended."""
 
-    Options: ClassVar[type[OptionsBase]] = FullOptions
     summary: ClassVar[str] = "everything trains, nothing protects: the lower reference"

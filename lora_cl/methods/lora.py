@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import nn
 
 from lora_cl.adapters import make_lora
 from lora_cl.methods.adapted import AdapterPerTask
+from lora_cl.methods.routing import RouterOptions
+from lora_cl.methods.shared import LowRankOptions
 from lora_cl.options import OptionsBase
 
 
-class LoRAOptions(OptionsBase):
-    """`targets`: all-linear, attention, last-K, or a list of layer names and globs."""
-
-    rank: int = Field(default=8, ge=1, le=65536)
-    alpha: float = Field(default=16.0, gt=0.0)
-    targets: str | list[str] = "all-linear"
-    init: Literal["gaussian", "kaiming"] = "gaussian"
-    scaling: Literal["lora", "rslora"] = "lora"
+class LoRAOptions(LowRankOptions, RouterOptions):
+    """Rank, alpha, targets, init and scaling of the adapters; the router."""
 
 
 class LoRA(AdapterPerTask):

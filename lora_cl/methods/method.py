@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
-from abc import ABC
-from collections.abc import Iterator, MutableMapping, Sequence
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
+from hashlib import blake2b
 from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lora_cl.adapters import parameter_count
 from lora_cl.benchmarks import Benchmark, Task
-from lora_cl.models import Network, TaskNetwork, trainable_only
+from lora_cl.methods.routing import CHUNK, class_means, entropy, nearest_task
+from lora_cl.models import Network, TaskNetwork, content_hash, fingerprint, trainable_only
 from lora_cl.options import OptionsBase
 from lora_cl.seeding import seed_for
 
-Bank = MutableMapping[int, dict[str, Tensor]]
+
+class Bank(MutableMapping[int, dict[str, Tensor]]):
+    """What is sealed with each learned task: written once, read when the task is viewed."""
+
+    @abstractmethod
+    def fingerprint(self, task_id: int) -> str:
+        """A hash of the content of what is sealed with ``task_id``."""
+
+    @abstractmethod
+    def parameters(self) -> int:
+        """The number of elements of all sealed tensors."""
+
+
+class MemoryBank(dict[int, dict[str, Tensor]], Bank):
+    """A bank in memory."""
+
+    def fingerprint(self, task_id: int) -> str:
+        tensors = sorted(self[task_id].items())
+        whole = b"".join(name.encode() + content_hash(tensor) for name, tensor in tensors)
+        return blake2b(whole, digest_size=16).hexdigest()
+
+    def parameters(self) -> int:
+        return sum(tensor.numel() for state in self.values() for tensor in state.values())
 
 
 class Fit(Protocol):
@@ -39,6 +66,12 @@ class Method(ABC):
     summary: ClassVar[str]
     private_heads: ClassVar[bool] = False
     """One head per task in every scenario: answering then takes the task id."""
+    sealed_alone: ClassVar[bool] = False
+    """A sealed task is answered by the network as it stands and its own part of the bank alone."""
+    keeps_base: ClassVar[bool] = False
+    """The base is part of the network for ever, so that a router needs no copy of it."""
+
+    base: nn.Module
 
     network: Network
     benchmark: Benchmark
@@ -61,6 +94,8 @@ class Method(ABC):
         if not self.per_task_heads:
             first = benchmark.task_classes(0)
             self._add_head(0, first if benchmark.scenario == "domain" else self._all_classes())
+        if self.router == "prototype" and not self.keeps_base:
+            self.base = copy.deepcopy(network.backbone).requires_grad_(False)
         self.prepare()
 
     def prepare(self) -> None:
@@ -72,9 +107,19 @@ class Method(ABC):
         return False
 
     @property
-    def needs_task_id(self) -> bool:
+    def withheld(self) -> bool:
         """Whether answers take the task id although the scenario withholds it."""
         return self.private_heads and self.benchmark.scenario != "task"
+
+    @property
+    def router(self) -> str:
+        """How a withheld task id is found: `oracle`, it is given, or a router's name."""
+        return getattr(self.options, "router", "oracle") if self.withheld else "oracle"
+
+    @property
+    def needs_task_id(self) -> bool:
+        """Whether the accuracies are those of a network that is told the withheld task id."""
+        return self.withheld and self.router == "oracle"
 
     @property
     def per_task_heads(self) -> bool:
@@ -114,6 +159,14 @@ class Method(ABC):
         """The network as that task sees it, for training and evaluation alike."""
         yield self.task_network([task_id])
 
+    def uses(self, task_id: int, known: Mapping[tuple[int, int], bytes]) -> str:
+        """The fingerprint of all that ``view(task_id)`` uses; ``known`` as in ``fingerprint``."""
+        if self.sealed_alone and task_id in self.bank:
+            shared = blake2b(b"".join(known.values()), digest_size=16).hexdigest()
+            return shared + self.bank.fingerprint(task_id)
+        with self.view(task_id) as network:
+            return fingerprint(network, known)
+
     @contextmanager
     def view_together(self, tasks: Sequence[Task]) -> Iterator[TaskNetwork]:
         """The network as several tasks see it when they are trained together."""
@@ -123,6 +176,42 @@ class Method(ABC):
         else:
             yield self.task_network([task.id for task in tasks])
 
+    # Finding a withheld task id
+
+    def base_features(self, x: Tensor) -> Tensor:
+        """The features of x in the base network, as it was before the first task."""
+        features: Tensor = self.base(x)
+        return features
+
+    def add_prototypes(self, task: Task) -> None:
+        """Keeps the class means of ``task`` in base features, for the prototype router."""
+        samples = task.train()
+        means = class_means(self.base_features, samples.x, samples.y, task.classes)
+        self.kept[f"prototypes.{task.id}"] = means
+
+    @torch.inference_mode()
+    def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """For inputs x (N, *input): the task (N,) the router finds, and the output (N,) then.
+
+        Outputs are the classes of all tasks in class-incremental runs, else labels.
+        """
+        labels, doubts = [], []
+        for task_id in self.learned:
+            with self.view(task_id) as network:
+                network.eval()
+                logits = torch.cat([network(part) for part in torch.split(x, CHUNK)])
+            first = self.benchmark.first_class(task_id)
+            labels.append(logits.argmax(1) + (first if self.benchmark.scenario == "class" else 0))
+            doubts.append(entropy(logits))
+        if self.router == "entropy":
+            chosen = torch.stack(doubts).argmin(dim=0)
+        else:
+            features = torch.cat([self.base_features(part) for part in torch.split(x, CHUNK)])
+            means = [self.kept[f"prototypes.{task_id}"] for task_id in self.learned]
+            chosen = nearest_task(features, means)
+        label = torch.stack(labels).gather(0, chosen[None])[0]
+        return torch.tensor(self.learned, device=x.device)[chosen], label
+
     # The hooks of the training loop
 
     def param_groups(self) -> list[dict[str, Any]]:
@@ -131,6 +220,14 @@ class Method(ABC):
 
     def start_fit(self, tasks: Sequence[Task], network: TaskNetwork) -> None:
         """Called when a fit begins or is resumed, before its first step."""
+
+    @property
+    def takes_features(self) -> bool:
+        """Whether a fit may hand ``loss`` a network and inputs without their frozen beginning.
+
+        Not where a method's own loss sees the inputs, and may want them as they are.
+        """
+        return type(self).loss is Method.loss
 
     def loss(self, network: TaskNetwork, x: Tensor, y: Tensor) -> Tensor:
         """The loss of one batch. Default: cross-entropy among the outputs of a sample's task."""
@@ -180,12 +277,12 @@ class Method(ABC):
 
     def total_parameters(self) -> int:
         """Parameters needed to answer for all tasks so far."""
-        sealed = sum(tensor.numel() for state in self.bank.values() for tensor in state.values())
-        return sum(p.numel() for p in self.network.parameters()) + sealed
+        return parameter_count(self.network) + self.bank.parameters()
 
     def stored_bytes(self) -> int:
         """Bytes of all learned state: ``state_dict()`` and what the bank holds."""
         tensors = [*self.state_dict().values()]
+        tensors += self.base.state_dict().values() if "base" in vars(self) else []
         tensors += [tensor for state in self.bank.values() for tensor in state.values()]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
@@ -199,7 +296,12 @@ class Method(ABC):
 
     def _add_head(self, task_id: int, outputs: int) -> None:
         name = self.head_name(task_id)
-        self.network.add_head(name, outputs, self.seed_for("head", name))
+        features = self.head_features(task_id)
+        self.network.add_head(name, outputs, self.seed_for("head", name), features)
+
+    def head_features(self, task_id: int) -> int:
+        """How many inputs the head of a task has. Default: the features of the backbone."""
+        return self.network.features
 
     def _all_classes(self) -> int:
         last = self.benchmark.n_tasks - 1

@@ -20,6 +20,7 @@ from lora_cl.models.network import (
     trainable_only,
     training_mode,
 )
+from lora_cl.models.prefix import without_prefix
 from lora_cl.options import OptionsBase, choice
 
 Build = Callable[[Any, torch.Size], nn.Module]
@@ -49,6 +50,8 @@ def build_network(options: Any, input_shape: torch.Size, seed: int) -> Network:
 __all__ = [
     "BACKBONES",
     "BackboneChoice",
+    "Mlp",
+    "MlpOptions",
     "Network",
     "TaskNetwork",
     "build_network",
@@ -58,4 +61,5 @@ __all__ = [
     "seeded",
     "trainable_only",
     "training_mode",
+    "without_prefix",
 ]

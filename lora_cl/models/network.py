@@ -37,11 +37,14 @@ class Network(nn.Module):
     def device(self) -> torch.device:
         return next(self.backbone.parameters()).device
 
-    def add_head(self, name: str, outputs: int, seed: int) -> None:
-        """A fresh linear head, initialised from ``seed``; one that is there already stays."""
+    def add_head(self, name: str, outputs: int, seed: int, features: int | None = None) -> None:
+        """A fresh linear head, initialised from ``seed``; one that is there already stays.
+
+        It takes ``features`` inputs, by default what the backbone gives.
+        """
         if name not in self.heads:
             with seeded(seed):
-                self.heads[name] = nn.Linear(self.features, outputs)
+                self.heads[name] = nn.Linear(features or self.features, outputs)
             self.heads[name].to(self.device)
 
 
@@ -119,6 +122,7 @@ def trainable_only(network: nn.Module, modules: Iterable[nn.Module]) -> None:
     """Freezes ``network`` but for ``modules``: by identity of modules, never by name."""
     for parameter in network.parameters():
         parameter.requires_grad_(False)
+        parameter.grad = None
     for module in modules:
         for parameter in module.parameters():
             parameter.requires_grad_(True)

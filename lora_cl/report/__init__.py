@@ -7,11 +7,12 @@ from pathlib import Path
 
 from lora_cl.errors import ResultsError
 from lora_cl.report.aggregate import aggregate
+from lora_cl.report.differences import differences
 from lora_cl.report.frame import to_frame
 from lora_cl.report.tables import FORMATS, render
 from lora_cl.results import load_records
 
-__all__ = ["FORMATS", "aggregate", "compare_table", "render", "to_frame"]
+__all__ = ["FORMATS", "aggregate", "compare_table", "differences", "render", "to_frame"]
 
 
 def compare_table(

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lora_cl.results import Record
+from lora_cl.results import Record, write_result
 
 LORA = [[0.9, None], [0.9, 0.8]]
 FULL = [[0.9, None], [0.5, 0.7]]
@@ -71,5 +71,5 @@ def write(root: Path, whole: dict[str, Any]) -> Path:
     config = {key: whole[key] for key in ("experiment", "label", "seed")}
     (folder / "config.yaml").write_text(json.dumps(config))
     (folder / "events.jsonl").write_text("")
-    (folder / "result.json").write_text(json.dumps(whole))
+    write_result(folder, whole)
     return folder

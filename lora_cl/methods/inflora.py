@@ -1,0 +1,127 @@
+"""InfLoRA: a low-rank branch per task whose input directions no earlier task uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from lora_cl.adapters import LoRA, adapted_layers
+from lora_cl.adapters.lora import factor_shapes
+from lora_cl.benchmarks import Task
+from lora_cl.errors import MethodError
+from lora_cl.methods.input_space import (
+    InputSpace,
+    branch_rows,
+    input_covariances,
+    remember,
+    threshold,
+)
+from lora_cl.methods.method import Fit
+from lora_cl.methods.summed import SummedBranches, factors
+from lora_cl.models import TaskNetwork, trainable_only
+from lora_cl.options import OptionsBase
+
+REMEMBERED, FREE = "remembered.", "free."
+
+
+class InfLoRAOptions(OptionsBase):
+    """`epsilon`: the share of a task's inputs to remember; it grows to 1 over the tasks.
+
+    `scale`: the factor s on the branches, 1 in the paper. `classifier` in class-incremental
+    runs: `local`, one per task that is trained on its own classes alone, as in the paper, or
+    `shared`, trained on all classes seen so far, as other methods have it here.
+    """
+
+    rank: int = Field(default=8, ge=1, le=65536)
+    targets: str | list[str] = "all-linear"
+    scale: float = Field(default=1.0, gt=0.0)
+    epsilon: float = Field(default=0.95, gt=0.0, le=1.0)
+    classifier: Literal["local", "shared"] = "local"
+
+
+class InfLoRA(SummedBranches):
+    """Liang & Li 2024, arXiv 2404.00228, algorithm 1; A and B change names there.
+
+    Before task t the rows of A_t are set to the directions in which its layer inputs vary most,
+    outside the space that earlier tasks' inputs span; then only B_t trains. Afterwards the space
+    takes in the inputs of task t (DualGPM). Where earlier inputs lie wholly in that space, B_t A_t
+    does nothing to them. Branches are added in every layer of ``targets``, where the paper adapts
+    the keys and values of a transformer.
+    """
+
+    Options: ClassVar[type[OptionsBase]] = InfLoRAOptions
+    summary: ClassVar[str] = "a LoRA per task on input directions that no earlier task uses"
+
+    @property
+    def per_task_heads(self) -> bool:
+        return super().per_task_heads or self._local
+
+    @property
+    def _local(self) -> bool:
+        return self.benchmark.scenario == "class" and self.options.classifier == "local"
+
+    def prepare(self) -> None:
+        super().prepare()
+        for name, layer in adapted_layers(self.network.backbone).items():
+            if getattr(layer.base, "groups", 1) > 1:
+                raise MethodError(
+                    f"layer {name} is a convolution with groups, which has no single space of "
+                    "inputs; leave it out of targets"
+                )
+
+    def make_branch(self, task: Task, layer: str, base: nn.Module) -> LoRA:
+        weight = base.get_parameter("weight")
+        A, B = (weight.new_zeros(shape) for shape in factor_shapes(base, self.options.rank))
+        return LoRA(A, B, self.options.scale)
+
+    def freeze_for(self, task: Task) -> None:
+        factors = [branch.lora_B for branch in self.current().values()]
+        trainable_only(self.network, [*factors, self.head(task.id)])
+
+    def learn(self, task: Task, fit: Fit) -> None:
+        x = task.train().x
+        for layer, covariance in input_covariances(self.network.backbone, x).items():
+            A = self.current()[layer].lora_A.weight
+            A.copy_(branch_rows(covariance, self._space(layer), len(A)).view_as(A))
+        fit([task])
+        share = threshold(self.options.epsilon, task.id, self.benchmark.n_tasks)
+        for layer, covariance in input_covariances(self.network.backbone, x).items():
+            self._keep(layer, remember(covariance, self._space(layer), share))
+
+    def task_network(
+        self, task_ids: Sequence[int], backbone: nn.Module | None = None
+    ) -> TaskNetwork:
+        if not self._local:
+            return super().task_network(task_ids, backbone)
+        # The classifiers of all tasks side by side: the loss then is each task's own.
+        heads = [self.head(task_id) for task_id in self.learned]
+        first = {task_id: self.benchmark.first_class(task_id) for task_id in self.learned}
+        return TaskNetwork(self.network.backbone if backbone is None else backbone, heads, first)
+
+    def _space(self, layer: str) -> InputSpace | None:
+        """What earlier tasks' inputs of ``layer`` span; None before the first task ended."""
+        for prefix in (REMEMBERED, FREE):
+            if prefix + layer in self.kept:
+                return InputSpace(self.kept[prefix + layer], free=prefix == FREE)
+        return None
+
+    def _keep(self, layer: str, space: InputSpace) -> None:
+        self.kept.pop(REMEMBERED + layer, None)
+        self.kept[(FREE if space.free else REMEMBERED) + layer] = space.basis
+
+    def details(self) -> dict[str, Any]:
+        """Per layer: the directions each task could use; the dimensions remembered, of how many."""
+        branches, spaces, past = {}, {}, self.past()
+        for layer, branch in self.current().items():
+            A = factors(branch)[0]
+            if past:
+                A = torch.cat([factors(past[layer])[0], A])
+            used = A.flatten(1).any(dim=1).reshape(-1, self.options.rank).sum(dim=1)
+            branches[layer] = used.tolist()
+            space = self._space(layer)
+            spaces[layer] = [space.dimension if space else 0, A[0].numel()]
+        return {"directions": branches, "remembered": spaces}

@@ -1,0 +1,142 @@
+"""Replay: samples of earlier tasks are kept and trained on again (Robins 1995; Chaudhry et al.
+2019, arXiv 1902.10486)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lora_cl.benchmarks import Task, permutation
+from lora_cl.methods.method import Fit, task_cross_entropy
+from lora_cl.methods.shared import SharedBackbone, SharedBackboneOptions
+from lora_cl.models import TaskNetwork, trainable_only
+from lora_cl.options import OptionsBase
+
+
+class ReplayOptions(SharedBackboneOptions):
+    """`memory`: balanced keeps `per_class` samples of every class of every task; reservoir keeps
+    `size` of all samples ever seen, each equally likely. `weighting`: fixed, the memory's loss
+    weighs `memory_share` and the new samples' the rest; per-task, at the k-th task 1 - 1/k and 1/k
+    (van de Ven et al. 2022).
+    """
+
+    memory: Literal["balanced", "reservoir"] = "balanced"
+    per_class: Annotated[int, Field(ge=1)] = 100
+    size: Annotated[int, Field(ge=1)] = 1000
+    weighting: Literal["fixed", "per-task"] = "fixed"
+    memory_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+
+
+class Replay(SharedBackbone):
+    """Every batch comes with one as large from the memory; each sample answers by its own head."""
+
+    Options: ClassVar[type[OptionsBase]] = ReplayOptions
+    summary: ClassVar[str] = "every batch comes with one of stored samples of earlier tasks"
+
+    def freeze_for(self, task: Task) -> None:
+        heads = {self.head_name(task_id): self.head(task_id) for task_id in self.learned}
+        trainable_only(self.network, [*self.trunk(), *heads.values()])
+
+    def learn(self, task: Task, fit: Fit) -> None:
+        fit([task])
+        self.kept.pop("step")
+        self.remember(task)
+
+    @contextmanager
+    def view_together(self, tasks: Sequence[Task]) -> Iterator[TaskNetwork]:
+        """All tasks so far, side by side, since the memory has samples of all of them."""
+        yield self.task_network(self.learned)
+
+    def start_fit(self, tasks: Sequence[Task], network: TaskNetwork) -> None:
+        self.set_step(0)
+        offsets = [network.offsets[task_id] for task_id in self.learned]
+        self.offsets = torch.tensor(offsets, device=self.network.device)
+
+    def after_step(self, step: int, total_steps: int) -> None:
+        self.set_step(step)
+
+    def set_step(self, step: int) -> None:
+        """The memory's batches are drawn by the step, so it is part of the state."""
+        self.step = step
+        self.kept["step"] = torch.tensor(step)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        if "step" in self.kept:
+            self.set_step(int(self.kept["step"]))
+
+    def loss(self, network: TaskNetwork, x: Tensor, y: Tensor) -> Tensor:
+        if "memory.y" not in self.kept:
+            return super().loss(network, x, y)
+        old_x, old_y = self.draw(len(x))
+        logits = network(torch.cat([x, old_x]))
+        new = task_cross_entropy(network, logits[: len(x)], y)
+        old = task_cross_entropy(network, logits[len(x) :], old_y)
+        o = self.options
+        share = o.memory_share if o.weighting == "fixed" else 1 - 1 / len(self.learned)
+        return (1 - share) * new + share * old
+
+    def draw(self, count: int) -> tuple[Tensor, Tensor]:
+        """``count`` samples of the memory, with replacement: inputs, and outputs of the network
+        that sees all tasks. The same at the same step, whatever happened before."""
+        y = self.kept["memory.y"]
+        seed = self.seed_for("memory batch", self.learned[-1], self.step)
+        generator = torch.Generator().manual_seed(seed)
+        index = torch.randint(len(y), (count,), generator=generator).to(y.device)
+        outputs = y[index] + self.offsets[self.kept["memory.task"][index]]
+        return self.kept["memory.x"][index], outputs
+
+    def remember(self, task: Task) -> None:
+        """Puts samples of the task just learned into the memory."""
+        samples = task.train()
+        y, device = samples.y, samples.y.device
+        key_seed = self.seed_for("memory", task.id)
+        if self.options.memory == "balanced":
+            index = balanced_choice(y, self.options.per_class, key_seed)
+            new = {"x": samples.x[index], "y": y[index], "task": torch.full_like(index, task.id)}
+        else:
+            generator = torch.Generator().manual_seed(key_seed)
+            keys = torch.rand(len(y), generator=generator).to(device)
+            index = smallest(keys, self.options.size)
+            new = {"x": samples.x[index], "y": y[index], "task": torch.full_like(index, task.id)}
+            new["key"] = keys[index]
+        memory = {
+            name: torch.cat([self.kept[f"memory.{name}"], part])
+            if f"memory.{name}" in self.kept
+            else part
+            for name, part in new.items()
+        }
+        if "key" in memory:
+            index = smallest(memory["key"], self.options.size)
+            memory = {name: part[index] for name, part in memory.items()}
+        self.kept |= {f"memory.{name}": part for name, part in memory.items()}
+
+    def details(self) -> dict[str, Any]:
+        """How many samples of each task the memory holds."""
+        tasks = self.kept.get("memory.task")
+        if tasks is None:
+            return {}
+        counts = torch.bincount(tasks, minlength=len(self.learned))
+        return {"memory_samples_per_task": [int(count) for count in counts]}
+
+
+def balanced_choice(y: Tensor, per_class: int, seed: int) -> Tensor:
+    """Indices of ``per_class`` random samples (or all there are) of each label in y (N,)."""
+    order = permutation(len(y), seed).to(y.device)
+    shuffled = y[order]
+    chosen = [order[shuffled == label][:per_class] for label in torch.unique(y)]
+    return torch.cat(chosen)
+
+
+def smallest(keys: Tensor, size: int) -> Tensor:
+    """Indices, in rising order, of the ``size`` smallest of keys (N,), or of all.
+
+    With keys drawn uniformly for every sample of a stream, what is kept after any part of it is
+    a uniform sample without replacement of that part, as in Vitter's (1985) reservoir.
+    """
+    return keys.argsort(stable=True)[:size].sort().values

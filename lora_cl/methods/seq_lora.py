@@ -1,0 +1,20 @@
+"""Sequential LoRA: one adapter that all tasks train in turn; what isolation buys."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from lora_cl.methods.shared import LowRankOptions, SharedBackbone, SharedBackboneOptions
+from lora_cl.options import OptionsBase
+
+
+class SeqLoRA(SharedBackbone):
+    """``full`` with `adapter: lora`: a frozen base, and one LoRA that goes on learning."""
+
+    Options: ClassVar[type[OptionsBase]] = LowRankOptions
+    summary: ClassVar[str] = "one LoRA that all tasks train in turn: what isolation buys"
+
+    def __init__(self, options: Any) -> None:
+        low_rank = {name: getattr(options, name) for name in LowRankOptions.model_fields}
+        adapter = {"name": "lora", **low_rank}
+        super().__init__(SharedBackboneOptions.model_validate({"adapter": adapter}))

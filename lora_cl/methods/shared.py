@@ -1,0 +1,94 @@
+"""One backbone for all tasks, which goes on learning: as it is, or through one adapter."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from lora_cl.adapters import (
+    activate,
+    adapted_layers,
+    add_adapter,
+    make_dora,
+    make_lora,
+    match_targets,
+    wrap,
+)
+from lora_cl.benchmarks import Task
+from lora_cl.methods.method import Method
+from lora_cl.models import trainable_only
+from lora_cl.options import OptionsBase, choice
+
+SHARED_ADAPTER = "shared"
+
+
+class LowRankOptions(OptionsBase):
+    """`targets`: all-linear, attention, last-K, or a list of layer names and globs."""
+
+    rank: Annotated[int, Field(ge=1, le=65536)] = 8
+    alpha: Annotated[float, Field(gt=0.0)] = 16.0
+    targets: str | list[str] = "all-linear"
+    init: Literal["gaussian", "kaiming"] = "gaussian"
+    scaling: Literal["lora", "rslora"] = "lora"
+
+
+AdapterChoice: Any = choice(
+    {"lora": LowRankOptions, "dora": LowRankOptions, "qlora": LowRankOptions}
+)
+
+
+class SharedBackboneOptions(OptionsBase):
+    """`adapter`: train one adapter (lora, dora, qlora) for all tasks instead of the backbone."""
+
+    adapter: AdapterChoice | None = None
+
+
+class SharedBackbone(Method):
+    """Every task trains the same backbone, or the same adapter on a frozen one, and its head."""
+
+    Options: ClassVar[type[OptionsBase]] = SharedBackboneOptions
+
+    def prepare(self) -> None:
+        adapter = self.options.adapter
+        if adapter is None:
+            return
+        backbone = self.network.backbone
+        wrap(backbone, match_targets(backbone, adapter.targets), quantize=adapter.name == "qlora")
+        make = make_dora if adapter.name == "dora" else make_lora
+
+        def make_one(layer: str, base: nn.Module) -> nn.Module:
+            return make(
+                base,
+                rank=adapter.rank,
+                alpha=adapter.alpha,
+                init=adapter.init,
+                scaling=adapter.scaling,
+                generator=torch.Generator().manual_seed(self.seed_for("adapter", layer)),
+            )
+
+        add_adapter(backbone, SHARED_ADAPTER, make_one)
+        activate(backbone, SHARED_ADAPTER)
+
+    def trunk(self) -> list[nn.Module]:
+        """What of the backbone trains: all of it, or its adapter."""
+        if self.options.adapter is None:
+            return [self.network.backbone]
+        layers = adapted_layers(self.network.backbone).values()
+        return [layer.adapters[SHARED_ADAPTER] for layer in layers]
+
+    def freeze_for(self, task: Task) -> None:
+        trainable_only(self.network, [*self.trunk(), self.head(task.id)])
+
+    def shared_parameters(self) -> dict[str, nn.Parameter]:
+        """What tasks train in turn, by name: the trunk, and the head if they share it.
+
+        The heads of single tasks are no part of it.
+        """
+        modules = self.trunk()
+        if not self.per_task_heads:
+            modules = [*modules, self.network.heads["shared"]]
+        wanted = {id(parameter) for module in modules for parameter in module.parameters()}
+        return {n: p for n, p in self.network.named_parameters() if id(p) in wanted}

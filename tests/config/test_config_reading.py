@@ -1,0 +1,344 @@
+"""Every bad config is refused in one line that names file, line, key, value and what is allowed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lora_cl.config import load_config, parse_config
+from lora_cl.errors import ConfigError, DataError, LoraClError
+from lora_cl.preparation import check, prepare
+
+DATA = "{name: synthetic, classes: 6}"
+GOOD = """name: t
+benchmark: {name: split, dataset: {name: synthetic, classes: 6}, tasks: 3}
+methods:
+  lora: {rank: 2}
+"""
+
+
+def refusal(text: str, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, "c.yaml", overrides)
+    return str(caught.value)
+
+
+def test_the_good_one_is_good() -> None:
+    config = parse_config(GOOD, "c.yaml").config
+    assert config.methods["lora"].rank == 2
+    assert config.train.epochs == 1
+    assert config.seeds == [0]
+
+
+@pytest.mark.parametrize(
+    ("added", "words"),
+    [
+        ("trian: {}", ["c.yaml:5: trian: unknown key (did you mean 'train'?)", "benchmark, scen"]),
+        ("train: {epoch: 3}", ["c.yaml:5: train.epoch: unknown", "'epochs'", "batch_size"]),
+        ("train:\n  lr: fast", ["c.yaml:6: train.lr: 'fast' is not allowed", "valid number"]),
+        ("train: {lr: -1}", ["c.yaml:5: train.lr: -1 is not allowed", "greater than 0"]),
+        ("train: {lr: .nan}", ["train.lr: nan is not allowed", "finite"]),
+        ("train: {lr: 1e999}", ["train.lr: inf is not allowed", "finite"]),
+        ("train: {optimizer: adm}", ["'adm'", "did you mean 'adam'?", "adam, adamw, sgd"]),
+        ("train: {epochs: 1, iterations: 2}", ["c.yaml:5: train.iterations", "not both"]),
+        ("train: {epochs: 1:30}", ["train.epochs: '1:30'", "valid integer"]),
+        ("train: {momentum: 0.9}", ["c.yaml:5: train.momentum", "sgd, not adam"]),
+        ("train:", ["c.yaml:5: train: None", "mapping of keys"]),
+        ("scenario: clas", ["c.yaml:5: scenario: 'clas'", "'class'", "task, domain, class"]),
+        ("model: mpl", ["c.yaml:5: model: nothing here is called 'mpl'", "'mlp'", "cnn, mlp"]),
+        ("model: {hidden: [0]}", ["c.yaml:5: model.hidden.0: 0", "greater than or equal to 1"]),
+        ("threads: 0", ["c.yaml:5: threads: 0", "greater than or equal to 1"]),
+        ("checkpoint_seconds: -1", ["c.yaml:5: checkpoint_seconds: -1", "equal to 0"]),
+        ("seeds: 0", ["c.yaml:5: seeds: 0", "from 1 to 10000, or a list"]),
+        ("seeds: []", ["c.yaml:5: seeds: []", "at least 1 item"]),
+        ("seeds: [3, 3]", ["c.yaml:5: seeds: [3, 3] holds a seed twice"]),
+        ("seeds: [-1]", ["c.yaml:5: seeds.0: -1", "equal to 0"]),
+        ("seeds: true", ["c.yaml:5: seeds: True"]),
+        ("seeds: [99999999999999999999]", ["seeds.0", "less than 2147483648"]),
+        ("base: {pretrain: {dataset: digits}, weights: x}", ["c.yaml:5: base.weights", "not both"]),
+        ("name: again", ["c.yaml:5: name: the key is given twice (first in line 1)"]),
+        ("  lora: {}", ["c.yaml:5: methods.lora: the key is given twice (first in line 4)"]),
+        ("  LORA: {method: lora}", ["c.yaml:3: methods: the labels 'lora' and 'LORA'"]),
+        ("  lorra: {}", ["c.yaml:5: methods.lorra: nothing here is called 'lorra'", "'lora'"]),
+        ("  x: {method: lorra}", ["c.yaml:5: methods.x: nothing here is called 'lorra'"]),
+        ("  full: [1]", ["c.yaml:5: methods.full: [1]", "mapping"]),
+        ("  3: {method: lora}", ["c.yaml:5: methods.3: 3", "valid string"]),
+        ("  ../x: {method: lora}", ["c.yaml:5: methods.../x: '../x' is not a name"]),
+        ("  ..: {method: lora}", ["c.yaml:5: ", "'..' is not a name"]),
+        ("  a/b: {method: lora}", ["'a/b' is not a name"]),
+        ("  /etc: {method: lora}", ["'/etc' is not a name"]),
+        ("  'a\\b': {method: lora}", ["is not a name"]),
+        ('  "a\\nb": {method: lora}', ["'a b' is not a name"]),
+        ('  "a\\n": {method: lora}', ["is not a name"]),
+        ("  '': {method: lora}", ["'' is not a name"]),
+        (f"  {'x' * 65}: {{method: lora}}", ["is not a name", "at most 64"]),
+        ("method: lora", ["c.yaml:5: method: give either method or methods"]),
+        ("cache: 1", ["c.yaml:5: cache: 1 is not allowed"]),
+        ("x: !!python/object/apply:os.system [ls]", ["c.yaml:5: not valid YAML", "os.system"]),
+        ("x: [", ["c.yaml:6: not valid YAML"]),
+        ("\tx: 1", ["c.yaml:5: not valid YAML"]),
+        ("--- \nname: b", ["c.yaml:5: not valid YAML: but found another document"]),
+        ("? [a, b]\n: 3", ["c.yaml:5: a key should be a plain word"]),
+        ("a: &x {b: 1}\nc: {<<: *x}", ["c.yaml:6: a key should be a plain word"]),
+        ('"\\e[31mred\\nx": 1', ["c.yaml:5: \N{REPLACEMENT CHARACTER}[31mred x: unknown key"]),
+    ],
+)
+def test_what_is_added_is_refused(added: str, words: list[str]) -> None:
+    text = refusal(f"{GOOD}{added}\n")
+    assert all(word in text for word in words), text
+    assert "\n" not in text
+    assert text.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("rank: 2", "rank: 0", ["c.yaml:4: methods.lora.rank: 0 is not allowed", "equal to 1"]),
+        ("rank: 2", "rank: 2.5", ["c.yaml:4: methods.lora.rank: 2.5", "valid integer"]),
+        ("rank: 2", "rank: true", ["c.yaml:4: methods.lora.rank: True", "valid integer"]),
+        ("rank: 2", "rnk: 2", ["c.yaml:4: methods.lora.rnk", "did you mean 'rank'?", "alpha"]),
+        ("rank: 2", "targets: {a: 1}", ["methods.lora.targets", "valid string, or", "valid list"]),
+        (
+            "lora: {rank: 2}",
+            "full: {adapter: {name: lora, rnk: 2}}",
+            ["full.adapter.rnk", "'rank'"],
+        ),
+        (DATA, "mnits", ["c.yaml:2: benchmark.dataset", "'mnist'"]),
+        (DATA, "3", ["c.yaml:2: benchmark.dataset: 3", "a name, or"]),
+        (DATA, "npz", ["c.yaml:2: benchmark.dataset.path: is missing"]),
+        ("tasks: 3", "taks: 3", ["c.yaml:2: benchmark.taks: unknown key (did you mean 'tasks'?)"]),
+        ("tasks: 3", "class_order: fixd", ["benchmark.class_order: 'fixd'", "'fixed'", "list"]),
+        ("name: split", "name: splt", ["c.yaml:2: benchmark", "'split'", "permuted"]),
+        ("name: t", "name: ../t", ["c.yaml:1: name: '../t' is not a name"]),
+        ("name: t", "name: 3", ["c.yaml:1: name: 3", "valid string"]),
+        ("name: t\n", "", ["c.yaml: name: is missing"]),
+        ("  lora: {rank: 2}", "  {}", ["c.yaml:3: methods: {}", "at least 1 item"]),
+        ("\n  lora: {rank: 2}", "", ["c.yaml:3: methods: None", "mapping"]),
+        ("\n  lora: {rank: 2}", " [lora]", ["c.yaml:3: methods: ['lora']", "mapping"]),
+        ("methods:\n  lora: {rank: 2}", "method: 3", ["c.yaml:3: method: 3 should be a name"]),
+    ],
+)
+def test_what_is_changed_is_refused(old: str, new: str, words: list[str]) -> None:
+    assert old in GOOD
+    text = refusal(GOOD.replace(old, new))
+    assert all(word in text for word in words), text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "c.yaml: is empty; a config needs name, benchmark and methods"),
+        ("# nothing\n", "c.yaml: is empty"),
+        ("- a\n", "c.yaml:1: a config is a mapping of keys, not a list"),
+        ("hello", "not text"),
+        ("name: [", "c.yaml:1: not valid YAML"),
+        ("name: \x07\n", "c.yaml: not valid YAML"),
+        ("a: " + "9" * 5000, "c.yaml: not valid YAML"),
+    ],
+)
+def test_what_is_no_config_is_refused(text: str, words: str) -> None:
+    assert words in refusal(text)
+    assert "\n" not in refusal(text)
+
+
+def test_several_problems_are_told_together() -> None:
+    lines = refusal(f"{GOOD}trian: 1\nthreads: 0\n").splitlines()
+    assert sorted(line[:8] for line in lines) == ["c.yaml:5", "c.yaml:6"]
+    many = "".join(f"key{number}: 1\n" for number in range(1000))
+    assert len(refusal(GOOD + many).splitlines()) == 21
+    assert refusal(GOOD + many).endswith("c.yaml: and 980 more")
+
+
+def test_files_that_are_no_configs(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "split.yaml").write_text(GOOD)
+    cases = {
+        tmp_path: "is a directory, not a config file",
+        tmp_path / "binary.yaml": "is not a text file in UTF-8",
+        tmp_path / "spilt.yaml": "No such file or directory (did you mean 'split.yaml'?)",
+        tmp_path / "split.yaml" / "x": "cannot be read",
+        Path("/dev/zero"): "larger than a config can be",
+    }
+    for path, words in cases.items():
+        with pytest.raises(ConfigError, match=r"^[^\n]*$") as caught:
+            load_config(path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert words in str(caught.value)
+    assert len(cases) == 5
+
+
+def test_bombs_are_refused_at_once(tmp_path: Path) -> None:
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+    for level in range(1, 12):
+        bomb += f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n"
+    bombs = {
+        "aliases": bomb,
+        "endless": "a: &a [*a]\n",
+        "endless mapping": "a: &a {b: *a}\n",
+        "10 MB": "key: value\n" * 1_000_000,
+        "10 MB of one text": f"name: {'x' * 10_000_000}\n",
+        "brackets": "[" * 65_000,
+        "braces": "{a: " * 16_000,
+        "indents": "\n".join(f"{' ' * level}a:" for level in range(340)),
+        "quotes": "'" * 65_001,
+        "long key": f"? {'k' * 65_000}\n: 1",
+        "many keys": "".join(f"k{number}: 1\n" for number in range(6_500)),
+    }
+    parse_config(GOOD, "warm up")
+    for name, text in bombs.items():
+        path = tmp_path / "bomb.yaml"
+        path.write_text(text)
+        start = time.process_time()
+        with pytest.raises(ConfigError) as caught:
+            load_config(path)
+        assert time.process_time() - start < 1.0, name
+        assert len(str(caught.value)) < 10_000
+    assert len(bombs) == 11
+
+
+def test_numbers_and_words() -> None:
+    texts = {"1e-3": 1e-3, "1E-3": 1e-3, "1.5e-3": 1.5e-3, ".5": 0.5, "1": 1.0, "+1.0": 1.0}
+    for text, number in texts.items():
+        train = parse_config(f"{GOOD}train: {{lr: {text}}}", "c.yaml").config.train
+        assert train.lr == number
+        assert type(train.lr) is float
+    for text in ("'1e-3'", "0x1", "e5", "-e5", "1_", "on", "017"):
+        assert "train.lr" in refusal(f"{GOOD}train: {{lr: {text}}}"), text
+    assert parse_config(GOOD.replace("name: t", "name: 2020-01-01"), "").config.name == "2020-01-01"
+
+
+def test_overrides() -> None:
+    def overridden(*overrides: str):
+        return parse_config(GOOD, "c.yaml", overrides).config
+
+    assert overridden("train.lr=1e-2").train.lr == 0.01
+    assert overridden("methods.lora.rank=4").methods["lora"].rank == 4
+    assert overridden("methods.lora-r2={method: lora}").methods["lora-r2"].rank == 8
+    assert overridden("seeds=[4, 2]").seeds == [4, 2]
+    assert overridden("seeds=3").seeds == [0, 1, 2]
+    assert overridden("benchmark.dataset.classes=9").benchmark.dataset.classes == 9
+    assert overridden("benchmark.dataset=digits").benchmark.dataset.name == "digits"
+    assert overridden("model.hidden=[3, 4]").model.hidden == [3, 4]
+    assert overridden("train.lr=0.5", "train.lr=0.25").train.lr == 0.25
+    dotted = GOOD.replace("lora:", "lora.v2: {method: lora}\n  lora:")
+    config = parse_config(dotted, "c.yaml", ["methods.lora.v2.rank=5"]).config
+    assert config.methods["lora.v2"].rank == 5
+    single = parse_config(
+        GOOD.replace("methods:\n  lora:", "method: lora #"), "", ["method.rank=3"]
+    )
+    assert single.config.methods["lora"].rank == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train", "-o train: should be KEY=VALUE, such as train.lr=0.01"),
+        ("=3", "-o =3: should be KEY=VALUE"),
+        ("trian.lr=3", "-o trian: unknown key (did you mean 'train'?)"),
+        ("train.lr=x", "-o train.lr: 'x' is not allowed"),
+        ("train.lr=[", "-o train.lr=[: not valid YAML"),
+        ("train.lr.x=3", "-o train.lr: {'x': 3} is not allowed"),
+        ("seeds=", "-o seeds: None is not allowed"),
+        ("seeds.0=4", "-o seeds: {'0': 4} is not allowed"),
+        ("methods.lora.rank=0", "-o methods.lora.rank: 0 is not allowed"),
+        ("methods.lora.rnk=1", "-o methods.lora.rnk: unknown key (did you mean 'rank'?)"),
+        ("methods.x.rank=3", "-o methods.x: nothing here is called 'x'"),
+        ("method=lora", "-o method: give either method or methods"),
+        ("name=../x", "-o name: '../x' is not a name"),
+        ("name.x=3", "-o name: {'name': 't', 'x': 3} is not allowed"),
+        ("a.b.c.=3", "-o a: unknown key"),
+        (
+            "benchmark.tasks.0=3",
+            "-o benchmark.tasks.0=3: benchmark.tasks is not a mapping",
+        ),
+        ("x=\x1b[31m", "-o x=\N{REPLACEMENT CHARACTER}[31m: not valid YAML"),
+    ],
+)
+def test_bad_overrides_are_refused(override: str, words: str) -> None:
+    text = refusal(GOOD, override)
+    assert text.startswith(words)
+    assert "\n" not in text
+
+
+def test_a_single_method() -> None:
+    for method in ("method: lora", "method: {name: lora, rank: 8}"):
+        config = parse_config(GOOD.replace("methods:\n  lora: {rank: 2}", method), "c.yaml").config
+        assert list(config.methods) == ["lora"]
+        assert config.methods["lora"].rank == 8
+    text = refusal(GOOD.replace("methods:\n  lora: {rank: 2}", "method: {name: lora, rank: 0}"))
+    assert text.startswith("c.yaml:3: method")
+
+
+# What only the data can tell
+
+
+def unprepared(text: str) -> str:
+    with pytest.raises(LoraClError) as caught:
+        prepare(parse_config(text, "c.yaml"), None, lambda message: None)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (
+            "tasks: 3",
+            "tasks: 7",
+            ["c.yaml:2: benchmark.tasks: 7 tasks", "more than the 6"],
+        ),
+        ("tasks: 3", "tasks: 4", ["c.yaml:2: benchmark.tasks", "allowed: 1, 2, 3, 6"]),
+        ("tasks: 3", "class_order: [0, 9]", ["c.yaml:2: benchmark.class_order", "0..5"]),
+        (
+            "rank: 2",
+            "targets: nothing",
+            ["c.yaml:4: methods.lora: targets", "all-linear"],
+        ),
+        ("split", "rotated", ["c.yaml:2: benchmark.dataset: rotation needs images"]),
+        ("name: t", "name: t\nbase: {weights: no.safetensors}", ["c.yaml:2: base.weights: no.saf"]),
+        (
+            "name: t",
+            "name: t\nbase: {pretrain: {dataset: digits, classes: [3, 10]}}",
+            ["c.yaml:2: base.pretrain.classes: digits has no class 10, only 0..9"],
+        ),
+        (
+            "name: t",
+            "name: t\nbase: {pretrain: {dataset: digits}}",
+            ["c.yaml:2: base.pretrain.dataset: digits has inputs of (1, 8, 8)", "(32,)"],
+        ),
+    ],
+)
+def test_what_does_not_fit_the_data_is_refused(old: str, new: str, words: list[str]) -> None:
+    assert old in GOOD
+    text = unprepared(GOOD.replace(old, new))
+    assert all(word in text for word in words), text
+    assert "\n" not in text
+
+
+def test_bad_data_files_are_named_with_their_key(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).normal(size=(40, 5)), np.repeat([0, 1], 20)
+    np.savez(tmp_path / "good.npz", x=x, y=y)
+    whole = (tmp_path / "good.npz").read_bytes()
+    cases = {"truncated": whole[: len(whole) // 2], "empty": b"", "foreign": b"x" * 100}
+    for name, content in cases.items():
+        (tmp_path / f"{name}.npz").write_bytes(content)
+    for name in (*cases, "missing"):
+        path = tmp_path / f"{name}.npz"
+        text = unprepared(GOOD.replace(DATA, f"{{name: npz, path: {path}}}"))
+        assert text.startswith(f"c.yaml:2: benchmark.dataset: {path}: ")
+        assert "\n" not in text
+    with pytest.raises(DataError):
+        prepare(
+            parse_config(GOOD.replace(DATA, f"{{name: npz, path: {path}}}"), ""),
+            None,
+            print,
+        )
+
+
+def test_check_needs_no_data_to_find_what_it_can(tmp_path: Path) -> None:
+    text = GOOD.replace(DATA, "mnist").replace("tasks: 3", "tasks: 11")
+    with pytest.raises(ConfigError, match="11 tasks are more than the 10 classes"):
+        check(parse_config(text, "c.yaml"), tmp_path)

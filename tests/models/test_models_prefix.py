@@ -1,0 +1,98 @@
+"""What is computed once gives the same bits as what is computed at every step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lora_cl.adapters import activate, add_adapter, make_lora, wrap
+from lora_cl.models import TaskNetwork, trainable_only, training_mode
+from lora_cl.models.cnn import Cnn, CnnOptions
+from lora_cl.models.mlp import Mlp, MlpOptions
+from lora_cl.models.prefix import FromBase, without_prefix
+
+
+def network_of(backbone: nn.Module, features: int) -> TaskNetwork:
+    return TaskNetwork(backbone, [nn.Linear(features, 3)], {0: 0})
+
+
+def adapted(backbone: nn.Module, names: list[str]) -> list[nn.Module]:
+    wrap(backbone, names)
+
+    def make(name: str, base: nn.Module) -> nn.Module:
+        adapter = make_lora(base, rank=2, alpha=4.0, generator=torch.Generator().manual_seed(1))
+        nn.init.normal_(adapter.lora_B.weight)
+        return adapter
+
+    add_adapter(backbone, "a", make)
+    activate(backbone, "a")
+    return [module.adapters["a"] for module in backbone.modules() if hasattr(module, "adapters")]
+
+
+def grads(network: TaskNetwork, x: torch.Tensor) -> list[torch.Tensor]:
+    trained = [p for p in network.parameters() if p.requires_grad]
+    training_mode(network)
+    return list(torch.autograd.grad(network(x).square().sum(), trained))
+
+
+def test_a_frozen_backbone_is_computed_once():
+    torch.manual_seed(0)
+    network = network_of(Mlp(MlpOptions(hidden=[16, 8]), torch.Size((10,))), 8)
+    trainable_only(network, list(network.heads))
+    x = torch.rand(48, 10)
+    shorter, features = without_prefix(network, x, batch_size=16)
+    assert features.shape == (48, 8)
+    assert len(shorter.backbone) == 0
+    assert torch.equal(shorter(features[:16]), network(x[:16]))
+    assert shorter.heads[0] is network.heads[0]
+
+
+@pytest.mark.parametrize("names", [["linear1", "linear2"], ["linear2"]])
+def test_the_first_adapted_layer_keeps_its_base_output(names):
+    torch.manual_seed(0)
+    backbone = Mlp(MlpOptions(hidden=[16, 8]), torch.Size((10,)))
+    network = network_of(backbone, 8)
+    trainable_only(network, [*adapted(backbone, names), *network.heads])
+    x = torch.rand(48, 10)
+    shorter, rows = without_prefix(network, x, batch_size=16)
+    assert isinstance(shorter.backbone[0], FromBase)
+    # Input and base output of the first adapted layer stand side by side.
+    assert rows.shape == (48, 10 + 16 if names[0] == "linear1" else 16 + 8)
+    assert torch.equal(shorter(rows[:16]), network(x[:16]))
+    for ours, right in zip(grads(shorter, rows[:16]), grads(network, x[:16]), strict=True):
+        assert torch.equal(ours, right)
+
+
+def test_convolutions_too():
+    torch.manual_seed(0)
+    backbone = Cnn(CnnOptions(channels=[4, 4], hidden=8), torch.Size((1, 8, 8))).eval()
+    network = network_of(backbone, 8)
+    trainable_only(network, [*adapted(backbone, ["conv2", "linear"]), *network.heads])
+    x = torch.rand(40, 1, 8, 8)
+    shorter, rows = without_prefix(network, x, batch_size=16)
+    if shorter is not network:  # A convolution may round by the batch: then nothing is kept.
+        assert torch.equal(shorter(rows[:16]), network(x[:16]))
+    torch.testing.assert_close(shorter(rows[:16]), network(x[:16]))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_nothing_is_kept_where_the_first_layer_trains_or_anything_is_random(dropout):
+    network = network_of(Mlp(MlpOptions(hidden=[16], dropout=dropout), torch.Size((10,))), 16)
+    if dropout:
+        trainable_only(network, [network.heads[0]])
+    x = torch.rand(24, 10)
+    same, rows = without_prefix(network, x, batch_size=8)
+    if dropout:
+        assert isinstance(same.backbone[0], nn.Dropout)
+    else:
+        assert same is network
+        assert rows is x
+
+
+def test_features_that_are_too_large_are_not_kept(monkeypatch):
+    monkeypatch.setattr("lora_cl.models.prefix.MAX_BYTES", 48 * 8 * 4 - 1)
+    network = network_of(Mlp(MlpOptions(hidden=[8]), torch.Size((10,))), 8)
+    trainable_only(network, [network.heads[0]])
+    x = torch.rand(48, 10)
+    assert without_prefix(network, x, batch_size=8)[0] is network
