@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -342,7 +342,14 @@ def _deliver(text: str, output: Path | None) -> None:
 
 def main() -> None:
     """The entry point of ``lora-cl``."""
-    app()
+    try:
+        app()
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:  # At once: taking torch apart would take a second.
+            with suppress(OSError, ValueError):
+                sys.stdout.flush()
+            os._exit(INTERRUPTED)
+        raise
 
 
 if __name__ == "__main__":

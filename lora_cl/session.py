@@ -134,7 +134,8 @@ class Session:
             del samples
             batches = math.ceil(len(y) / train.batch_size)
             if epochs is None:
-                total_steps = train.iterations or batches * (train.epochs or 1)
+                iterations = (train.iterations or 0) * len(tasks)
+                total_steps = iterations or batches * (train.epochs or 1)
             else:
                 total_steps = batches * epochs
             stream = [self.method.learned[-1], number]

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 def start_early() -> None:
     """Lets the workers' imports begin now, beside those of the caller."""
     if sys.platform != "win32":
-        multiprocessing.set_forkserver_preload(["lora_cl.runner"])
+        multiprocessing.set_forkserver_preload(["lora_cl.preload"])
         with without_main():
             from multiprocessing import forkserver
 

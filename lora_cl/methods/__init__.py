@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lora_cl.methods.adalora import AdaLoRA
+from lora_cl.methods.bank import Bank, MemoryBank
 from lora_cl.methods.dora import DoRA
 from lora_cl.methods.ewc import EWC
 from lora_cl.methods.frozen import Frozen
@@ -14,7 +15,7 @@ from lora_cl.methods.inflora import InfLoRA
 from lora_cl.methods.joint import Joint
 from lora_cl.methods.lora import LoRA
 from lora_cl.methods.lwf import LwF
-from lora_cl.methods.method import Bank, Fit, MemoryBank, Method
+from lora_cl.methods.method import Fit, Method
 from lora_cl.methods.o_lora import OLoRA
 from lora_cl.methods.packnet import PackNet
 from lora_cl.methods.pnn import PNN

@@ -84,7 +84,7 @@ class AdaLoRA(AdapterPerTask):
         self._adapters = self._current_adapters()
 
     def penalty(self) -> Tensor | None:
-        """gamma sum over the layers of |P^T P - I|^2 + |Q Q^T - I|^2 (equation 5)."""
+        """gamma sum over the layers of |P^T P - I|^2 + |Q Q^T - I|^2 (equation 4)."""
         if not self.options.orthogonality:
             return None
         each = [orthogonality_penalty(a.lora_B, a.lora_A) for a in self._adapters.values()]

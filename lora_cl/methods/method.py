@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from abc import ABC
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any, ClassVar, Protocol
@@ -15,34 +15,11 @@ from torch.nn import functional
 
 from lora_cl.adapters import parameter_count
 from lora_cl.benchmarks import Benchmark, Task
+from lora_cl.methods.bank import Bank
 from lora_cl.methods.routing import CHUNK, class_means, entropy, nearest_task
-from lora_cl.models import Network, TaskNetwork, content_hash, fingerprint, trainable_only
+from lora_cl.models import Network, TaskNetwork, fingerprint, trainable_only
 from lora_cl.options import OptionsBase
 from lora_cl.seeding import seed_for
-
-
-class Bank(MutableMapping[int, dict[str, Tensor]]):
-    """What is sealed with each learned task: written once, read when the task is viewed."""
-
-    @abstractmethod
-    def fingerprint(self, task_id: int) -> str:
-        """A hash of the content of what is sealed with ``task_id``."""
-
-    @abstractmethod
-    def parameters(self) -> int:
-        """The number of elements of all sealed tensors."""
-
-
-class MemoryBank(dict[int, dict[str, Tensor]], Bank):
-    """A bank in memory."""
-
-    def fingerprint(self, task_id: int) -> str:
-        tensors = sorted(self[task_id].items())
-        whole = b"".join(name.encode() + content_hash(tensor) for name, tensor in tensors)
-        return blake2b(whole, digest_size=16).hexdigest()
-
-    def parameters(self) -> int:
-        return sum(tensor.numel() for state in self.values() for tensor in state.values())
 
 
 class Fit(Protocol):

@@ -111,7 +111,7 @@ def check_same_work(answer: dict[str, object], results: Path) -> None:
 
 
 def avalanche_interpreter() -> Path | None:
-    """The python of LORA_CL_AVALANCHE, or of .venv-avalanche, made if need be; None without luck."""
+    """The python of LORA_CL_AVALANCHE, or of .venv-avalanche, made if need be, or None."""
     given = os.environ.get("LORA_CL_AVALANCHE")
     place = Path(given) if given else ROOT / ".venv-avalanche"
     python = place / ("Scripts/python.exe" if os.name == "nt" else "bin/python")

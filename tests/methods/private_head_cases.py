@@ -15,6 +15,7 @@ from lora_cl.benchmarks import Task, permutation
 from lora_cl.config import Experiment
 from lora_cl.methods import METHODS, Fit, Method
 from lora_cl.models import build_network, fingerprint
+from lora_cl.optimizers import make_optimizer
 from lora_cl.results import Record
 from lora_cl.runner import make_benchmark
 
@@ -77,9 +78,7 @@ def quick_fit(method: Method, optimizer: str = "sgd", steps: int = 6) -> Fit:
                 network,
                 samples.x,
                 samples.y,
-                optimizer=trainer.make_optimizer(
-                    optimizer, method.param_groups(), 0.05, 0.1, momentum
-                ),
+                optimizer=make_optimizer(optimizer, method.param_groups(), 0.05, 0.1, momentum),
                 rate=trainer.RATES["constant"],
                 batch_size=16,
                 total_steps=steps,

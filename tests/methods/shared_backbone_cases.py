@@ -14,8 +14,7 @@ import lora_cl
 from lora_cl import trainer
 from lora_cl.benchmarks import Task, permutation
 from lora_cl.config import Experiment
-from lora_cl.methods import METHODS, Fit, Method
-from lora_cl.methods.method import MemoryBank
+from lora_cl.methods import METHODS, Fit, MemoryBank, Method
 from lora_cl.models import build_network
 from lora_cl.optimizers import make_optimizer
 from lora_cl.results import Record

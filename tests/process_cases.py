@@ -1,0 +1,91 @@
+"""The installed command as a process of its own, with all that it starts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "TERM": "dumb"}
+
+
+@contextmanager
+def command(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """`lora-cl ARGUMENTS` in a session of its own; whatever is left of it afterwards is killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lora_cl.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        for pid in session_of(process.pid):
+            with _gone_is_fine():
+                os.kill(pid, signal.SIGKILL)
+        process.communicate()
+
+
+def finished(*arguments: str | Path, timeout: float = 120.0) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the whole command."""
+    with command(*arguments) as process:
+        out, err = process.communicate(timeout=timeout)
+        return process.returncode, out, err
+
+
+def session_of(leader: int) -> list[int]:
+    """The processes of a session that are alive; zombies are not."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with _gone_is_fine():
+                state, _, _, session = _stat(entry)
+                if session == leader and state not in "ZX":
+                    found.append(int(entry.name))
+    return found
+
+
+def children_of(parent: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with _gone_is_fine():
+                state, ppid, _, _ = _stat(entry)
+                if ppid == parent and state not in "ZX":
+                    found.append(int(entry.name))
+    return found
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    """The children of the fork server: those are the ones with children of their own."""
+    return [child for server in children_of(process.pid) for child in children_of(server)]
+
+
+def _stat(entry: Path) -> tuple[str, int, int, int]:
+    state, ppid, group, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+    return state, int(ppid), int(group), int(session)
+
+
+_gone_is_fine = partial(suppress, FileNotFoundError, ProcessLookupError)
+
+
+def wait_until(condition: Callable[[], object], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def events_size(results: Path) -> int:
+    return sum(path.stat().st_size for path in results.rglob("events.jsonl"))
