@@ -145,12 +145,19 @@ class AdapterFolder(Bank):
             save_tensors(place / self.FILE, tensors, {"run": self.run, "task": task_id})
         else:
             config, tensors = encoded
-            write_atomic(place / self.CONFIG, to_json(config))
+            write_atomic(place / self.CONFIG, _sorted(config))
             meta = {"run": self.run, "task": task_id, "peft": config}
             save_tensors(place / self.FILE, tensors, meta)
         sync_directory(self.folder)
 
-    def __getitem__(self, task_id: int) -> Tensors:
+    def check(self, task_id: int) -> None:
+        """Also looks at PEFT's config, which is for others: nothing here reads it."""
+        _, meta = self._load(task_id)
+        path = self.path(task_id) / self.CONFIG
+        if "peft" in meta and not (path.is_file() and path.read_bytes() == _sorted(meta["peft"])):
+            raise ResultsError(f"{path}: is missing or damaged")
+
+    def _load(self, task_id: int) -> tuple[Tensors, dict[str, Any]]:
         if task_id not in self:
             raise KeyError(task_id)
         path = self.path(task_id) / self.FILE
@@ -158,6 +165,10 @@ class AdapterFolder(Bank):
         require_owner(path, meta, task=task_id)
         if self.run is not None:
             require_owner(path, meta, run=self.run)
+        return tensors, meta
+
+    def __getitem__(self, task_id: int) -> Tensors:
+        tensors, meta = self._load(task_id)
         if "peft" in meta:
             tensors = self.decode(meta["peft"], tensors)
         return {name: tensor.to(self.device) for name, tensor in tensors.items()}
@@ -175,6 +186,10 @@ class AdapterFolder(Bank):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+def _sorted(config: Mapping[str, Any]) -> bytes:
+    return to_json(json.loads(json.dumps(config, sort_keys=True)))
 
 
 class Checkpoints:

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import shutil
-import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
-from lora_cl.base import base_network, weights_checksum
+from lora_cl.base import base_network
 from lora_cl.benchmarks import BENCHMARKS, Benchmark
 from lora_cl.checkpoints import AdapterFolder, load_tensors, require_owner
 from lora_cl.config import Config, RunConfig
 from lora_cl.data import DATASETS, Dataset, Source, data_root
 from lora_cl.errors import DivergedError, LoraClError, ResultsError
-from lora_cl.machine import MemoryPeak, describe, versions
+from lora_cl.machine import MemoryPeak, versions
 from lora_cl.methods import METHODS, Method
+from lora_cl.recording import EXPECTED, describe_error, identity, measured, provenance
 from lora_cl.results import (
     CONFIG,
     RESULT,
-    SCHEMA_VERSION,
     append_event,
     read_events,
     read_result,
@@ -79,7 +77,7 @@ def run_one(run: RunConfig, where: Where, force: bool = False) -> Outcome:
     except Timeout:
         return Outcome("locked")
     except Exception as error:  # Not even a record could be written, such as on a full disk.
-        return Outcome("failed", _error(error, None, None)["message"])
+        return Outcome("failed", describe_error(error, None, None)["message"])
 
 
 def _run_locked(run: RunConfig, folder: Path, where: Where, force: bool) -> Outcome:
@@ -107,29 +105,24 @@ def _run_locked(run: RunConfig, folder: Path, where: Where, force: bool) -> Outc
             session.execute()
         except DivergedError as diverged:
             status = "diverged"
-            error = _error(diverged, diverged.task, diverged.step)
+            error = describe_error(diverged, diverged.task, diverged.step)
         except Exception as failure:  # One run's failure is its own, whatever it is.
             status = "failed"
             task = session.place.task if session else None
-            error = _error(failure, task, session.progress.step if session else None)
-            if not isinstance(failure, (LoraClError, OSError, MemoryError)):
+            error = describe_error(failure, task, session.progress.step if session else None)
+            if not isinstance(failure, EXPECTED):
                 (folder / TRACEBACK).write_text(traceback.format_exc())
     try:
-        measured = _measured(session, peak)
+        numbers = measured(session, peak)
     except (LoraClError, OSError) as failure:  # A sealed task is damaged, and now its cost unknown.
-        status, error = "failed", error or _error(failure, None, None)
-        measured = _measured(None, None)
+        status, error = "failed", error or describe_error(failure, None, None)
+        numbers = measured(None, None)
+    there = benchmark if session else None
     record = {
-        **_identity(run, config, status),
-        **measured,
+        **identity(run, config, status),
+        **numbers,
         "error": error,
-        "provenance": {
-            "versions": versions(),
-            **describe(device),
-            "threads": config.threads,
-            "data": _checksums(config, benchmark, where.data_dir) if session else {},
-            **sessions(folder),
-        },
+        "provenance": provenance(config, there, device, folder, data_root(where.data_dir)),
     }
     write_result(folder, record)
     if session is not None and status in FINISHED:
@@ -163,8 +156,8 @@ def _record_lost(run: RunConfig, folder: Path, message: str) -> None:
     for event in read_events(folder)[0]:
         error |= {key: event[key] for key in ("task", "step") if isinstance(event.get(key), int)}
     record = {
-        **_identity(run, run.parse(), "failed"),
-        **_measured(None, None),
+        **identity(run, run.parse(), "failed"),
+        **measured(None, None),
         "error": error,
         "provenance": {"versions": versions(), "threads": run.resolved["threads"]},
     }
@@ -195,137 +188,6 @@ def _reproducible(threads: int) -> Iterator[None]:
         torch.set_num_threads(before[0])
         torch.set_deterministic_debug_mode(before[1])
         torch.set_rng_state(random)
-
-
-def _error(error: BaseException, task: int | None, step: int | None) -> dict[str, Any]:
-    lines = str(error).splitlines() or [""]
-    return {
-        "kind": type(error).__name__,
-        "message": lines[0][:500],
-        "task": task,
-        "step": step,
-    }
-
-
-def _identity(run: RunConfig, config: Config, status: str) -> dict[str, Any]:
-    """What was run, in the words of the table."""
-    (options,) = config.methods.values()
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "status": status,
-        "experiment": run.experiment,
-        "label": run.label,
-        "method": options.method,
-        "scenario": config.scenario,
-        "benchmark": config.benchmark.name,
-        "seed": run.seed,
-        "hash": run.run_hash,
-        "config_hash": run.config_hash,
-        "config": run.resolved,
-    }
-
-
-def _measured(session: Session | None, peak: MemoryPeak | None) -> dict[str, Any]:
-    """The numbers of a run, as far as it came."""
-    if session is None:
-        return {
-            "n_tasks": None,
-            "needs_task_id": None,
-            "isolated": None,
-            "accuracy_matrix": None,
-            "untrained_accuracy": None,
-            "cost": {},
-            "routing": None,
-            "details": {},
-        }
-    ledger, method = session.ledger, session.method
-    n_tasks = session.benchmark.n_tasks
-
-    def whole(rows: list[list[float | None]]) -> list[list[float | None]]:
-        return rows + [[None] * n_tasks for _ in range(n_tasks - len(rows))]
-
-    routing = None
-    if method.router != "oracle":
-        routing = {
-            "router": method.router,
-            "accuracy_matrix_oracle": whole(ledger.accuracy),
-            "router_accuracy": whole(ledger.router_accuracy),
-        }
-    return {
-        "n_tasks": n_tasks,
-        "needs_task_id": method.needs_task_id,
-        "isolated": method.isolated,
-        "accuracy_matrix": whole(ledger.routed if routing else ledger.accuracy),
-        "untrained_accuracy": ledger.untrained,
-        "cost": cost(session) | {"peak_memory_bytes": peak.bytes() if peak else None},
-        "routing": routing,
-        "details": method.details(),
-    }
-
-
-def cost(session: Session) -> dict[str, float | int | None]:
-    """What the run cost. Null where nothing was learned.
-
-    Parameters added per task: the mean growth of the total from the second task on; with a
-    single task, what it added to the backbone.
-    """
-    ledger, method = session.ledger, session.method
-    totals, trained = ledger.total_parameters, ledger.trained_parameters
-    added: float | None = None
-    if len(totals) > 1:
-        added = (totals[-1] - totals[0]) / (len(totals) - 1)
-    elif totals:
-        added = float(totals[0] - session.base_parameters)
-    return {
-        "trained_params_per_task": sum(trained) / len(trained) if trained else None,
-        "added_params_per_task": added,
-        "total_params": totals[-1] if totals else None,
-        "stored_bytes": method.stored_bytes() if totals else None,
-        "train_seconds": ledger.train_seconds,
-        "eval_seconds": ledger.eval_seconds,
-    }
-
-
-def _checksums(
-    config: Config, benchmark: Benchmark | None, data_dir: Path | None
-) -> dict[str, str | None]:
-    """By the key of the config that names the data; None for what cannot be read (any more)."""
-    keys: dict[str, Callable[[], str]] = {}
-    for index in range(len(benchmark.sources) if benchmark else 0):
-        assert benchmark is not None
-        key = "benchmark.dataset" if len(benchmark.sources) == 1 else f"benchmark.datasets.{index}"
-        keys[key] = partial(lambda index: benchmark.dataset(index).checksum, index)
-    base = config.base
-    if base.weights is not None:
-        keys["base.weights"] = partial(weights_checksum, Path(base.weights))
-    if base.pretrain is not None:
-        source = DATASETS[base.pretrain.dataset.name](base.pretrain.dataset)
-        keys["base.pretrain.dataset"] = lambda: source.load(data_root(data_dir)).checksum
-    found: dict[str, str | None] = dict.fromkeys(keys)
-    for key, checksum in keys.items():
-        with suppress(LoraClError):
-            found[key] = checksum()
-    return found
-
-
-def sessions(folder: Path) -> dict[str, float | int]:
-    """When a run was first started, seconds of work on it, and in how many sessions.
-
-    Of a session that was killed counts what its log tells.
-    """
-    starts: list[float] = []
-    seconds = latest = 0.0
-    for event in read_events(folder)[0]:
-        moment = event.get("time")
-        if isinstance(moment, int | float):
-            if event["event"] == "run_started":
-                seconds += latest - starts[-1] if starts else 0.0
-                starts.append(float(moment))
-            latest = float(moment)
-    now = time.time()
-    started = starts[0] if starts else now
-    seconds += now - starts[-1] if starts else 0.0
-    return {"started": started, "seconds": max(0.0, seconds), "sessions": len(starts)}
 
 
 def make_benchmark(
@@ -385,12 +247,18 @@ def load_run(folder: Path, device: str = "cpu", data_dir: Path | None = None) ->
         status = "unfinished" if result is None else result.get("status")
         raise ResultsError(f"{folder}: does not hold a finished run; this one is {status}")
     run = str(result["hash"])
-    config = Config.model_validate(result["config"])
+    try:
+        config = Config.model_validate(result["config"])
+    except ValidationError:
+        raise ResultsError(f"{folder}: its config is not one of this version") from None
     place = torch.device(device)
     tensors, meta = load_tensors(folder / MODEL)
     require_owner(folder / MODEL, meta, run=run)
     benchmark = make_benchmark(config, config.seeds[0], place, data_dir)
     bank = AdapterFolder(folder / "adapters", place, run)
+    for task_id in meta["sealed"]:
+        if task_id not in bank:
+            raise ResultsError(f"{bank.path(task_id)}: the adapter of task {task_id} is missing")
     method = make_method(config, benchmark, bank, place, data_dir)
     for index in range(int(meta["tasks"])):
         method.begin(benchmark.task(index))

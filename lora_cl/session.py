@@ -25,8 +25,8 @@ from lora_cl.optimizers import Optimizer, make_optimizer
 from lora_cl.results import append_event
 
 MODEL = "model.safetensors"
-CHECKPOINT_SHARE = 50
-"""Between two checkpoints pass at least this many times what the last one took to write."""
+CHECKPOINT_SHARE = 0.015
+"""No more of a run's time than this goes into checkpoints, but for the first one."""
 
 
 @dataclass
@@ -86,7 +86,9 @@ class Session:
         self.progress = trainer.Progress()
         self.fits = self.trained = 0
         self.without_prefix = False
-        self.last_save, self.last_cost, self.clock = time.monotonic(), 0.0, time.perf_counter()
+        self.started = self.last_save = time.monotonic()
+        self.last_cost = self.save_seconds = 0.0
+        self.clock = time.perf_counter()
 
     def execute(self) -> None:
         """Learns and evaluates every task. Raises what stopped it; the checkpoint stays."""
@@ -100,7 +102,8 @@ class Session:
             self._learn(task)
             self._evaluate(index)
             self.place = Place(task=index + 1)
-            self._save_if_due(boundary=True)
+            if index + 1 < self.benchmark.n_tasks:
+                self._save_if_due(boundary=True)
         self._save_model()
 
     # Learning
@@ -298,10 +301,11 @@ class Session:
 
     def _save_if_due(self, boundary: bool = False) -> None:
         """Saves at the ends of tasks and epochs, and every `checkpoint_seconds` in between."""
-        wanted = 0.0 if boundary else self.config.checkpoint_seconds
-        if self.config.checkpoint_seconds:
-            wanted = max(wanted, CHECKPOINT_SHARE * self.last_cost)
-        if time.monotonic() - self.last_save >= wanted:
+        every, now = self.config.checkpoint_seconds, time.monotonic()
+        if now - self.last_save < (0.0 if boundary else every):
+            return
+        expected = self.save_seconds + self.last_cost
+        if every == 0.0 or expected <= CHECKPOINT_SHARE * (now - self.started):
             self._save()
 
     def _save(self) -> None:
@@ -331,6 +335,7 @@ class Session:
         append_event(self.folder, "checkpoint", task=self.place.task, step=self.place.step)
         self.last_save = time.monotonic()
         self.last_cost = self.last_save - start
+        self.save_seconds += self.last_cost
         self._add_time(None)
 
     def _resume(self) -> None:
@@ -366,7 +371,7 @@ class Session:
         for tensors, meta in self.checkpoints.newest_first(say):
             try:
                 for task_id in meta["sealed"]:
-                    self.method.bank[task_id]
+                    self.method.bank.check(task_id)
             except KeyError:
                 say(f"adapters: task {task_id} is missing")
             except ResultsError as error:
@@ -414,7 +419,8 @@ class Session:
 
     def _save_model(self) -> None:
         """All learned state that is not under ``adapters/``: enough to answer for every task."""
-        meta = {"run": self.run, "tasks": self.benchmark.n_tasks}
+        sealed = sorted(self.method.bank)
+        meta = {"run": self.run, "tasks": self.benchmark.n_tasks, "sealed": sealed}
         save_tensors(self.folder / MODEL, self.method.state_dict(), meta)
 
 

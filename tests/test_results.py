@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import stat
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -355,6 +356,49 @@ def test_a_run_survives_any_failing_write(tmp_path: Path, monkeypatch: pytest.Mo
         assert outcome(folder) == whole
     assert statuses["unfinished"] > 25
     print(f"{sum(statuses.values())} of {points} points of failure: {statuses}")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 400 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(place)]
+    try:
+        done = subprocess.run(mount, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if done.returncode:
+        pytest.skip("mounting needs rights that this user has not")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_loses_nothing(small_disk: Path, tmp_path: Path) -> None:
+    done, full = one_run("frozen: {}"), one_run("full: {}", "task", "model.hidden=[300]")
+    assert done is not None
+    assert full is not None
+    where, large = Where(small_disk), Where(tmp_path / "large")
+    assert run_one(done, where) == Outcome("done")
+    before = outcome(small_disk / done.folder)
+    full.resolved["checkpoint_seconds"] = 0.0
+    assert run_one(full, large) == Outcome("done")
+    checkpoint = 3 * (large.results / full.folder / "model.safetensors").stat().st_size
+    free = os.statvfs(small_disk)
+    room = free.f_bavail * free.f_frsize
+    # Room for two checkpoints, not for the third that is written before the first is removed.
+    (small_disk / "other").write_bytes(b"x" * (room - int(2.6 * checkpoint)))
+    ended = run_one(full, where)
+    assert ended.status == "failed"
+    assert "No space left on device" in str(ended.message)
+    assert outcome(small_disk / done.folder) == before
+    record = read_record(small_disk / full.folder)
+    assert record.status in ("failed", "unfinished")
+    checkpoints = Checkpoints(small_disk / full.folder / "checkpoint", full.run_hash)
+    assert len(list(checkpoints.newest_first(fail))) >= 1
+    (small_disk / "other").unlink()
+    assert run_one(full, where) == Outcome("done")
+    assert outcome(small_disk / full.folder) == outcome(large.results / full.folder)
 
 
 def fail(message: str) -> None:

@@ -22,6 +22,10 @@ class Bank(MutableMapping[int, dict[str, Tensor]]):
     def parameters(self) -> int:
         """The number of elements of all sealed tensors."""
 
+    def check(self, task_id: int) -> None:
+        """Raises KeyError or ResultsError unless what is sealed with ``task_id`` is whole."""
+        self[task_id]
+
 
 class MemoryBank(dict[int, dict[str, Tensor]], Bank):
     """A bank in memory."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from statistics import median
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lora_cl.benchmarks import permutation
-from tests.bench.measure import Row, Setting, ratio, take_turns
+from tests.bench.measure import Row, Setting, cpu_clocked, ratio, take_turns
 from tests.bench.sides import in_process, one_thread, run_config
 
 
@@ -72,7 +71,9 @@ def gathering(setting: Setting) -> list[Row]:
 
         ways = {"x[index]": by_index, "index_select": by_select, "at once": at_once}
         with one_thread():
-            seconds = take_turns(setting.of(40, 5), {n: _cpu(way) for n, way in ways.items()})
+            seconds = take_turns(
+                setting.of(40, 5), {n: cpu_clocked(way) for n, way in ways.items()}
+            )
         batches = -(-len(x) // 128)
         for name in ("index_select", "at once"):
             found.append(
@@ -113,12 +114,3 @@ def filling(setting: Setting) -> list[Row]:
             ratio(seconds, "not", "fill"),
         )
     ]
-
-
-def _cpu(function: Callable[[], None]) -> Callable[[], float]:
-    def side() -> float:
-        start = time.process_time()
-        function()
-        return time.process_time() - start
-
-    return side

@@ -18,7 +18,7 @@ MATMUL = ("aten::mm", "aten::addmm", "aten::bmm")
 GATHER = ("aten::index", "aten::index_select")
 
 
-# One sample of four features through layers of four: nothing is left but the way around the kernels.
+# One sample of four features through layers of four: only the way around the kernels is left.
 NO_ARITHMETIC: dict[str, Any] = {
     "benchmark": {"name": "split", "dataset": {"name": "synthetic", "features": 4}, "tasks": 5},
     "model": {"name": "mlp", "hidden": [4, 4]},

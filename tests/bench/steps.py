@@ -16,7 +16,7 @@ from tests.bench.measure import (
     Setting,
     at_least,
     at_most,
-    clocked,
+    cpu_clocked,
     ratio,
     same_loss,
     take_turns,
@@ -128,7 +128,9 @@ def evaluation(setting: Setting, record: Recorded) -> list[Row]:
             found["hand"].append(right.item() / len(s.y))
 
     with one_thread():
-        seconds = take_turns(setting.of(60, 10), {"ours": clocked(ours), "hand": clocked(by_hand)})
+        seconds = take_turns(
+            setting.of(60, 10), {"ours": cpu_clocked(ours), "hand": cpu_clocked(by_hand)}
+        )
     if found["ours"] != found["hand"]:
         raise AssertionError(f"evaluation: not the same work: {found}")
     ms = {name: 1000 * median(values) for name, values in seconds.items()}

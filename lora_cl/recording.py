@@ -1,0 +1,166 @@
+"""What the record of a run says: what it was, what was measured, what it was done with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lora_cl.base import weights_checksum
+from lora_cl.benchmarks import Benchmark
+from lora_cl.config import Config, RunConfig
+from lora_cl.data import DATASETS
+from lora_cl.errors import LoraClError
+from lora_cl.machine import MemoryPeak, describe, versions
+from lora_cl.results import SCHEMA_VERSION, read_events
+from lora_cl.session import Session
+from lora_cl.text import one_line
+
+EXPECTED = (LoraClError, OSError, MemoryError)
+"""Errors whose message says enough; others are recorded with a traceback."""
+
+
+def describe_error(error: BaseException, task: int | None, step: int | None) -> dict[str, Any]:
+    """What stopped a run, in one line, and where; the kind is part of it where it says more."""
+    text = one_line(error, limit=500)
+    kind = type(error).__name__
+    if not text or not isinstance(error, EXPECTED):
+        text = f"{kind}: {text}" if text else kind
+    return {"kind": kind, "message": text, "task": task, "step": step}
+
+
+def identity(run: RunConfig, config: Config, status: str) -> dict[str, Any]:
+    """What was run, in the words of the table."""
+    (options,) = config.methods.values()
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": status,
+        "experiment": run.experiment,
+        "label": run.label,
+        "method": options.method,
+        "scenario": config.scenario,
+        "benchmark": config.benchmark.name,
+        "seed": run.seed,
+        "hash": run.run_hash,
+        "config_hash": run.config_hash,
+        "config": run.resolved,
+    }
+
+
+def measured(session: Session | None, peak: MemoryPeak | None) -> dict[str, Any]:
+    """The numbers of a run, as far as it came."""
+    if session is None:
+        return {
+            "n_tasks": None,
+            "needs_task_id": None,
+            "isolated": None,
+            "accuracy_matrix": None,
+            "untrained_accuracy": None,
+            "cost": {},
+            "routing": None,
+            "details": {},
+        }
+    ledger, method = session.ledger, session.method
+    n_tasks = session.benchmark.n_tasks
+
+    def whole(rows: list[list[float | None]]) -> list[list[float | None]]:
+        return rows + [[None] * n_tasks for _ in range(n_tasks - len(rows))]
+
+    routing = None
+    if method.router != "oracle":
+        routing = {
+            "router": method.router,
+            "accuracy_matrix_oracle": whole(ledger.accuracy),
+            "router_accuracy": whole(ledger.router_accuracy),
+        }
+    return {
+        "n_tasks": n_tasks,
+        "needs_task_id": method.needs_task_id,
+        "isolated": method.isolated,
+        "accuracy_matrix": whole(ledger.routed if routing else ledger.accuracy),
+        "untrained_accuracy": ledger.untrained,
+        "cost": cost(session) | {"peak_memory_bytes": peak.bytes() if peak else None},
+        "routing": routing,
+        "details": method.details(),
+    }
+
+
+def cost(session: Session) -> dict[str, float | int | None]:
+    """What the run cost. Null where nothing was learned.
+
+    Parameters added per task: the mean growth of the total from the second task on; with a
+    single task, what it added to the backbone.
+    """
+    ledger, method = session.ledger, session.method
+    totals, trained = ledger.total_parameters, ledger.trained_parameters
+    added: float | None = None
+    if len(totals) > 1:
+        added = (totals[-1] - totals[0]) / (len(totals) - 1)
+    elif totals:
+        added = float(totals[0] - session.base_parameters)
+    return {
+        "trained_params_per_task": sum(trained) / len(trained) if trained else None,
+        "added_params_per_task": added,
+        "total_params": totals[-1] if totals else None,
+        "stored_bytes": method.stored_bytes() if totals else None,
+        "train_seconds": ledger.train_seconds,
+        "eval_seconds": ledger.eval_seconds,
+    }
+
+
+def provenance(
+    config: Config, benchmark: Benchmark | None, device: torch.device, folder: Path, root: Path
+) -> dict[str, Any]:
+    """What a run was done with, when, and for how long; ``root`` is that of the data sets."""
+    return {
+        "versions": versions(),
+        **describe(device),
+        "threads": config.threads,
+        "data": _checksums(config, benchmark, root),
+        **_sessions(folder),
+    }
+
+
+def _checksums(config: Config, benchmark: Benchmark | None, root: Path) -> dict[str, str | None]:
+    """By the key of the config that names the data; None for what cannot be read (any more)."""
+    keys: dict[str, Callable[[], str]] = {}
+    for index in range(len(benchmark.sources) if benchmark else 0):
+        assert benchmark is not None
+        key = "benchmark.dataset" if len(benchmark.sources) == 1 else f"benchmark.datasets.{index}"
+        keys[key] = partial(lambda index: benchmark.dataset(index).checksum, index)
+    base = config.base
+    if base.weights is not None:
+        keys["base.weights"] = partial(weights_checksum, Path(base.weights))
+    if base.pretrain is not None:
+        source = DATASETS[base.pretrain.dataset.name](base.pretrain.dataset)
+        keys["base.pretrain.dataset"] = lambda: source.load(root).checksum
+    found: dict[str, str | None] = dict.fromkeys(keys)
+    for key, checksum in keys.items():
+        with suppress(LoraClError):
+            found[key] = checksum()
+    return found
+
+
+def _sessions(folder: Path) -> dict[str, float | int]:
+    """When a run was first started, seconds of work on it, and in how many sessions.
+
+    Of a session that was killed counts what its log tells.
+    """
+    starts: list[float] = []
+    seconds = latest = 0.0
+    for event in read_events(folder)[0]:
+        moment = event.get("time")
+        if isinstance(moment, int | float):
+            if event["event"] == "run_started":
+                seconds += latest - starts[-1] if starts else 0.0
+                starts.append(float(moment))
+            latest = float(moment)
+    now = time.time()
+    started = starts[0] if starts else now
+    seconds += now - starts[-1] if starts else 0.0
+    return {"started": started, "seconds": max(0.0, seconds), "sessions": len(starts)}
