@@ -182,7 +182,7 @@ def test_a_missing_file(finished: tuple[Path, RunConfig], tmp_path: Path) -> Non
         (place / file).unlink()
         needed = file.name in ("result.json", "model.safetensors", "adapter_model.safetensors")
         if needed:
-            with pytest.raises(LoraClError, match="missing|cannot be read|unfinished"):
+            with pytest.raises(LoraClError, match=r"missing|cannot be read|unfinished"):
                 logits(place / run.folder)
         else:
             assert torch.equal(logits(place / run.folder), answers)

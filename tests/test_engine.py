@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from process_cases import (
     ENVIRONMENT,
     command,
@@ -22,7 +23,7 @@ from process_cases import (
 )
 from run_cases import log, outcome
 
-from lora_cl import api
+from lora_cl import api, machine
 from lora_cl.config import parse_config
 from lora_cl.results import Record, load_records, read_record
 
@@ -91,6 +92,7 @@ def test_weights_lost_in_the_last_step_are_noticed(tmp_path: Path) -> None:
 
 def test_provenance_is_complete(tmp_path: Path) -> None:
     weights = do(TINY, tmp_path / "base", jobs=0)[0].folder / "model.safetensors"
+    machine.versions.cache_clear()
     (record, *_) = do(TINY, tmp_path, f"base.weights={weights}", "threads=2", "seeds=[7]", jobs=0)
     result = read_record(record.folder).result
     provenance = result["provenance"]
@@ -99,8 +101,6 @@ def test_provenance_is_complete(tmp_path: Path) -> None:
     assert result["seed"] == 7
     assert result["hash"] == record.folder.name.partition("-")[2]
     versions = provenance["versions"]
-    import torch
-
     assert versions["torch"] == torch.__version__.partition("+")[0]
     assert {"lora-cl", "python", "torchvision", "numpy", "safetensors"} <= versions.keys()
     root = Path(__file__).parent.parent

@@ -125,7 +125,7 @@ def cut_and_compare(run: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_what_is_no_part_of_the_hash_changes_no_byte(tmp_path: Path) -> None:
     for method in ("lora: {}", "frozen: {}", "full: {}"):
-        one, other = one_run(method), one_run(method, "task", "cache=false", "checkpoint_seconds=9")
+        one, other = one_run(method), one_run(method, "task", "checkpoint_seconds=9")
         assert one is not None
         assert other is not None
         assert one.folder == other.folder
