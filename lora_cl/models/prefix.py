@@ -14,6 +14,11 @@ MAX_BYTES = 2 * 1024**3
 """Features that would take more than this are not kept; decided by shapes alone."""
 
 
+SMALLEST_BATCH = 4
+"""Below this many rows a matrix product rounds otherwise than among more rows."""
+PROBES = 4
+
+
 class Adapted(Protocol):
     """What the first layer that trains must offer for its base's output to be kept."""
 
@@ -45,8 +50,9 @@ def without_prefix(
 ) -> tuple[TaskNetwork, Tensor]:
     """``network`` without its frozen beginning, and x (N, *input) as that beginning leaves it.
 
-    The pair computes what (network, x) computes, bit for bit; where it would not, where there is
-    nothing to gain, or where the features would be too large, (network, x) is returned as it is.
+    The pair computes what (network, x) computes, bit for bit as far as a few probes tell; where
+    it does not, where there is nothing to gain, or where the features would be too large,
+    (network, x) is returned as it is.
     Modules are shared with ``network``: training the one trains the other. ``decided`` says what
     was found when the fit began, for one that is resumed: its weights have moved since, and so
     may have their last bits.
@@ -85,11 +91,24 @@ def without_prefix(
     shorter.eval()
     if decided:
         return shorter, rows
-    with torch.no_grad():
-        for count in {min(batch_size, len(x)), len(x) % batch_size or batch_size}:
-            if not torch.equal(network(x[-count:]), shorter(rows[-count:])):
-                return network, x
+    sizes = {min(batch_size, len(x)), len(x) % batch_size or batch_size}
+    if min(sizes) < SMALLEST_BATCH or not _same_bits(network, x, shorter, rows, sizes):
+        return network, x
     return shorter, rows
+
+
+@torch.no_grad()
+def _same_bits(
+    network: TaskNetwork, x: Tensor, shorter: TaskNetwork, rows: Tensor, sizes: set[int]
+) -> bool:
+    """Whether both give the same output for a few batches of random samples of each size."""
+    for size in sizes:
+        for draw in range(PROBES):
+            chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(draw))[:size]
+            index = chosen.to(x.device)
+            if not torch.equal(network(x[index]), shorter(rows[index])):
+                return False
+    return True
 
 
 def _fixed(module: nn.Module) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lora_cl.results import write_atomic
@@ -66,7 +67,9 @@ def cells(row: Row) -> list[str]:
 def show(rows: Sequence[Row]) -> None:
     table = Table(*COLUMNS)
     for row in rows:
-        table.add_row(*cells(row), style={None: None, True: "green", False: "red"}[row.met])
+        table.add_row(
+            *map(escape, cells(row)), style={None: None, True: "green", False: "red"}[row.met]
+        )
     Console().print(table)
 
 
