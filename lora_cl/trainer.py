@@ -69,7 +69,7 @@ def fit(
             for group, base_rate in zip(optimizer.groups, base_rates, strict=True):
                 group["lr"] = base_rate * factor
             optimizer.zero_grad()
-            loss = learner.loss(network, x[index], y[index])
+            loss = learner.loss(network, x.index_select(0, index), y.index_select(0, index))
             penalty = learner.penalty()
             (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
             learner.after_backward()

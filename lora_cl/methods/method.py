@@ -258,10 +258,9 @@ class Method(ABC):
 
     def stored_bytes(self) -> int:
         """Bytes of all learned state: ``state_dict()`` and what the bank holds."""
-        tensors = [*self.state_dict().values()]
-        tensors += self.base.state_dict().values() if "base" in vars(self) else []
-        tensors += [tensor for state in self.bank.values() for tensor in state.values()]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        base = self.base.state_dict() if "base" in vars(self) else {}
+        sealed = sum(byte_count(self.bank[task_id]) for task_id in self.bank)
+        return byte_count(self.state_dict()) + byte_count(base) + sealed
 
     # The heads
 
@@ -305,6 +304,11 @@ class Method(ABC):
             return TaskNetwork(backbone, head, dict.fromkeys(task_ids, 0))
         offsets = {task_id: self.benchmark.first_class(task_id) for task_id in task_ids}
         return TaskNetwork(backbone, head, offsets, outputs=self.classes_seen())
+
+
+def byte_count(tensors: Mapping[str, Tensor]) -> int:
+    """The bytes of all tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def task_cross_entropy(network: TaskNetwork, logits: Tensor, y: Tensor) -> Tensor:
