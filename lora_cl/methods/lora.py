@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -23,10 +24,12 @@ class LoRA(AdapterPerTask):
 
     Options: ClassVar[type[OptionsBase]] = LoRAOptions
     summary: ClassVar[str] = "one low-rank adapter and one head per task, the base frozen"
+    make: ClassVar[Callable[..., nn.Module]] = staticmethod(make_lora)
+    kind: ClassVar[str] = "lora"
 
     def make_adapter(self, layer: str, base: nn.Module, generator: torch.Generator) -> nn.Module:
         o = self.options
-        return make_lora(
+        return type(self).make(
             base,
             rank=o.rank,
             alpha=o.alpha,
@@ -37,4 +40,4 @@ class LoRA(AdapterPerTask):
 
     def peft_options(self) -> dict[str, Any]:
         o = self.options
-        return {"kind": "lora", "rank": o.rank, "alpha": o.alpha, "scaling": o.scaling}
+        return {"kind": self.kind, "rank": o.rank, "alpha": o.alpha, "scaling": o.scaling}
