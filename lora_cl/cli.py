@@ -315,10 +315,9 @@ def _say(message: str) -> None:
 
 def _one_of(key: str, value: str, allowed: list[str]) -> None:
     if value not in allowed:
-        import difflib
+        from lora_cl.text import did_you_mean
 
-        near = difflib.get_close_matches(value, allowed, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        hint = did_you_mean(value, allowed, cutoff=0.6)
         raise ConfigError(f"{key} {value}: is not one of {', '.join(allowed)}{hint}")
 
 

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 
 NOTHING = "-"
+
+
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """The nearest of the ``known`` words as a hint to append, or nothing where none is near.
+
+    ``cutoff`` in [0, 1] is how alike they must be.
+    """
+    near = difflib.get_close_matches(word[:100], list(known), n=1, cutoff=cutoff)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def one_line(value: object, limit: int = 200) -> str:

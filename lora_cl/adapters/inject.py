@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from typing import cast
 
@@ -13,6 +12,7 @@ from lora_cl.adapters.adalora import SVDLoRA
 from lora_cl.adapters.layer import AdaptedLayer, Adapter
 from lora_cl.adapters.nf4 import NF4Linear
 from lora_cl.errors import MethodError
+from lora_cl.text import did_you_mean
 
 
 def wrap(backbone: nn.Module, names: Iterable[str], quantize: bool = False) -> None:
@@ -184,7 +184,6 @@ def _bank(backbone: nn.Module, name: str) -> dict[str, tuple[AdaptedLayer, Adapt
     }
     if not bank:
         known = sorted({key for layer in _layers(backbone).values() for key in layer.adapters})
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        hint = did_you_mean(name, known, cutoff=0.6)
         raise MethodError(f"no adapter {name!r}; there are: {', '.join(known) or 'none'}{hint}")
     return bank

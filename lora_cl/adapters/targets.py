@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -11,6 +10,7 @@ from torch import nn
 
 from lora_cl.adapters.layer import AdaptedLayer
 from lora_cl.errors import MethodError
+from lora_cl.text import did_you_mean
 
 _QUERY_KEY_VALUE = {"q", "k", "v", "qkv", "query", "key", "value"}
 _QUERY_KEY_VALUE |= {"q_proj", "k_proj", "v_proj", "qkv_proj", "to_q", "to_k", "to_v", "to_qkv"}
@@ -43,7 +43,7 @@ def match_targets(backbone: nn.Module, targets: str | list[str]) -> list[str]:
         known = ["all-linear", "attention", "last-1", "last-2", "last-3"]
         raise MethodError(
             f"targets: {targets!r} is unknown; use all-linear, attention, last-k (such as last-2) "
-            f"or a list of layer names{_did_you_mean(targets, known)}"
+            f"or a list of layer names{did_you_mean(targets, known)}"
         )
     if not names:
         raise MethodError(f"0 layers matched targets={targets!r}; the model has: {_listed(layers)}")
@@ -72,7 +72,7 @@ def _match_globs(backbone: nn.Module, layers: Iterable[str], globs: list[str]) -
             what = f" is {_a(other)}; only Linear and Conv2d can be adapted" if other else ""
             raise MethodError(
                 f"0 layers matched targets={glob!r}{what}; the model has: {_listed(layers)}"
-                f"{_did_you_mean(glob, layers)}"
+                f"{did_you_mean(glob, layers)}"
             )
         found |= matches
     return [name for name in layers if name in found]
@@ -127,8 +127,3 @@ def _a(module: nn.Module) -> str:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "no Linear or Conv2d layer"
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""

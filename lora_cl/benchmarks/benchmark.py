@@ -136,6 +136,20 @@ class Benchmark(ABC):
         return sum(self.task_classes(earlier) for earlier in range(index))
 
 
+class WholeDataSet(Benchmark):
+    """A benchmark whose every task is one whole data set, changed; `tasks` says how many."""
+
+    @property
+    def n_tasks(self) -> int:
+        return int(self.options.tasks)
+
+    def task_classes(self, index: int) -> int:
+        return self.n_classes()
+
+    def first_class(self, index: int) -> int:
+        return index * self.n_classes()
+
+
 def permutation(n: int, seed: int) -> Tensor:
     """A random permutation of 0..n-1, on the CPU."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))

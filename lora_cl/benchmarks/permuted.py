@@ -8,11 +8,11 @@ from pydantic import Field
 from torch import Tensor
 
 from lora_cl.benchmarks.benchmark import (
-    Benchmark,
     BenchmarkOptions,
     DatasetChoice,
     Samples,
     Task,
+    WholeDataSet,
     permutation,
 )
 from lora_cl.data import pixels
@@ -27,21 +27,11 @@ class PermutedOptions(BenchmarkOptions):
     permute_first: bool = False
 
 
-class Permuted(Benchmark):
+class Permuted(WholeDataSet):
     """Goodfellow et al. 2013, arXiv 1312.6211. Class-incremental: every task adds classes."""
 
     Options: ClassVar[type[BenchmarkOptions]] = PermutedOptions
     summary: ClassVar[str] = "the whole data set, its input features permuted anew for every task"
-
-    @property
-    def n_tasks(self) -> int:
-        return int(self.options.tasks)
-
-    def task_classes(self, index: int) -> int:
-        return self.n_classes()
-
-    def first_class(self, index: int) -> int:
-        return index * self.n_classes()
 
     def task(self, index: int) -> Task:
         data = self.dataset()

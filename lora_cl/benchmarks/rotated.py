@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from lora_cl.benchmarks.benchmark import (
-    Benchmark,
     BenchmarkOptions,
     DatasetChoice,
     Samples,
     Task,
+    WholeDataSet,
     require,
 )
 from lora_cl.data import pixels
@@ -49,21 +49,11 @@ def rotate(x: Tensor, degrees: float) -> Tensor:
     return torch.cat(chunks)
 
 
-class Rotated(Benchmark):
+class Rotated(WholeDataSet):
     """Lopez-Paz & Ranzato 2017, arXiv 1706.08840. Class-incremental: every task adds classes."""
 
     Options: ClassVar[type[BenchmarkOptions]] = RotatedOptions
     summary: ClassVar[str] = "the whole data set, its images turned by another angle in every task"
-
-    @property
-    def n_tasks(self) -> int:
-        return int(self.options.tasks)
-
-    def task_classes(self, index: int) -> int:
-        return self.n_classes()
-
-    def first_class(self, index: int) -> int:
-        return index * self.n_classes()
 
     def task(self, index: int) -> Task:
         data = self.dataset()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from lora_cl.config.model import NAME, Config, short
-from lora_cl.text import one_line
+from lora_cl.text import did_you_mean, one_line
 
 Path = Sequence[str | int]
 
@@ -176,8 +175,3 @@ def line_of(path: Path, lines: Lines) -> int | None:
             if here in lines:
                 return lines[here]
     return None
-
-
-def did_you_mean(word: str, allowed: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word[:100], allowed, n=1, cutoff=0.5)
-    return f" (did you mean {near[0]!r}?)" if near else ""

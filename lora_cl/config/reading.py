@@ -9,12 +9,12 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from lora_cl.config.messages import did_you_mean, messages, short_key
+from lora_cl.config.messages import messages, short_key
 from lora_cl.config.model import Config, short
 from lora_cl.config.runs import Experiment
 from lora_cl.config.syntax import MAX_DEPTH, Loader
 from lora_cl.errors import ConfigError
-from lora_cl.text import one_line
+from lora_cl.text import did_you_mean, one_line
 
 MAX_BYTES = 65_536
 MAX_NODES = 20_000
