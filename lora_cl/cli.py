@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,7 +83,7 @@ def run(
     with _answering():
         _quiet_threads()
         if jobs != 0:
-            _start_workers()
+            _start_workers(device)
         from lora_cl import api
 
         experiments = [api.load_config(path, override) for path in configs]
@@ -302,11 +302,11 @@ def _quiet_threads() -> None:
         os.environ.setdefault(name, "1")
 
 
-def _start_workers() -> None:
-    """Begins the workers' imports in their own process, beside this one's."""
+def _start_workers(device: str) -> None:
+    """Begins the workers' imports in their own process, beside this one's, if they need one."""
     from lora_cl.workers import start_early
 
-    start_early()
+    start_early(device)
 
 
 def _say(message: str) -> None:
@@ -344,11 +344,20 @@ def main() -> None:
     try:
         app()
     except SystemExit as leaving:
-        if leaving.code == INTERRUPTED:  # At once: taking torch apart would take a second.
-            with suppress(OSError, ValueError):
-                sys.stdout.flush()
-            os._exit(INTERRUPTED)
+        code = 0 if leaving.code is None else leaving.code
+        if isinstance(code, int) and _flushed(code):
+            os._exit(code)  # At once: taking torch apart would take half a second.
         raise
+
+
+def _flushed(code: int) -> bool:
+    """Whether all that was said has arrived; that nobody listens does not keep an interrupt."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        return code == INTERRUPTED
+    return True
 
 
 if __name__ == "__main__":

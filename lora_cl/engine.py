@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,7 +14,7 @@ from typing import Any, Protocol
 
 from lora_cl.config import RunConfig
 from lora_cl.runner import Outcome, Where, record_lost_run, run_one
-from lora_cl.workers import without_main
+from lora_cl.workers import start_method, without_main, without_signals
 
 POLL_SECONDS = 0.2
 
@@ -64,15 +63,14 @@ class _Pool:
 
     def __init__(self, where: Where, force: bool, watcher: Watcher) -> None:
         self.where, self.force, self.watcher = where, force, watcher
-        method = "spawn" if sys.platform == "win32" else "forkserver"
-        self.context: Any = multiprocessing.get_context(method)
         self.workers: list[_Worker] = []
 
     def run(self, runs: Sequence[RunConfig], jobs: int) -> list[str]:
         statuses = ["unfinished"] * len(runs)
         self.waiting = list(range(len(runs)))[::-1]
         try:
-            self.workers = [self._start() for _ in range(jobs)]
+            for _ in range(jobs):
+                self.workers.append(self._start())
             while self.waiting or any(worker.task is not None for worker in self.workers):
                 for worker in self.workers:
                     if worker.task is None and self.waiting:
@@ -87,12 +85,19 @@ class _Pool:
         return statuses
 
     def _start(self) -> _Worker:
-        ours, theirs = self.context.Pipe()
-        lifeline, held = self.context.Pipe(duplex=False)
-        process = self.context.Process(
-            target=_work, args=(theirs, lifeline, self.where, self.force), daemon=True
+        method = start_method(self.where.device)
+        context: Any = multiprocessing.get_context(method)
+        ours, theirs = context.Pipe()
+        lifeline, held = context.Pipe(duplex=False)
+        inherited = [ours, held]
+        for worker in self.workers:
+            inherited += [worker.pipe, worker.lifeline]
+        process = context.Process(
+            target=_work,
+            args=(theirs, lifeline, inherited if method == "fork" else [], self.where, self.force),
+            daemon=True,
         )
-        with without_main():
+        with without_main(), without_signals():
             process.start()
         theirs.close()
         lifeline.close()
@@ -148,11 +153,22 @@ def _why(exitcode: int | None) -> str:
     return f"the worker process ended by itself with exit code {exitcode}"
 
 
-def _work(pipe: Connection, lifeline: Connection, where: Where, force: bool) -> None:
-    """A worker: does the runs it is sent, until it is ended or the main process is gone."""
+def _work(
+    pipe: Connection,
+    lifeline: Connection,
+    inherited: Sequence[Connection],
+    where: Where,
+    force: bool,
+) -> None:
+    """A worker: does the runs it is sent, until it is ended or the main process is gone.
+
+    ``inherited`` are the main process's ends of all lines, of which a fork has copies.
+    """
     # Sent to all processes at once, they are for the main process, which then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for end in inherited:  # A line is dead only when the last copy of its other end is closed.
+        end.close()
     threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
     while True:
         try:

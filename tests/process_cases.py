@@ -66,8 +66,14 @@ def children_of(parent: int) -> list[int]:
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
-    """The children of the fork server: those are the ones with children of their own."""
-    return [child for server in children_of(process.pid) for child in children_of(server)]
+    """The forks of the command, or, where a server makes them, that server's children."""
+    children = children_of(process.pid)
+    forks = [child for child in children if _words(child) == _words(process.pid)]
+    return forks or [worker for server in children for worker in children_of(server)]
+
+
+def _words(pid: int) -> bytes:
+    return (Path("/proc") / str(pid) / "cmdline").read_bytes()
 
 
 def _stat(entry: Path) -> tuple[str, int, int, int]:

@@ -1,0 +1,76 @@
+"""How worker processes are made: a fork where that is whole, else by a server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from process_cases import ENVIRONMENT
+from run_cases import TINY, outcome
+
+from lora_cl import workers
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks here")
+
+SCRIPT = """
+import json, sys, threading
+from pathlib import Path
+from lora_cl import api, engine
+from lora_cl.config import parse_config
+
+kinds = []
+made = engine.start_method
+engine.start_method = lambda device: kinds.append(made(device)) or kinds[-1]
+text, results, threads = sys.argv[1:]
+halt = threading.Event()
+if int(threads):
+    threading.Thread(target=halt.wait).start()
+records = api.run(
+    parse_config(text, "test.yaml"), results=results, jobs=2, device="cpu", progress=False
+)
+halt.set()
+print(json.dumps([kinds, [str(record.folder) for record in records]]))
+"""
+
+
+@linux
+def test_a_process_with_threads_does_not_fork_and_the_bytes_are_the_same(tmp_path: Path) -> None:
+    text = TINY.format(scenario="task", method="full: {}, lora: {rank: 2}")
+    found, kinds = [], []
+    for threads in (0, 1):
+        arguments = [text, str(tmp_path / str(threads)), str(threads)]
+        ended = subprocess.run(
+            [sys.executable, "-c", SCRIPT, *arguments],
+            capture_output=True,
+            text=True,
+            env=ENVIRONMENT,
+            timeout=120,
+        )
+        assert ended.returncode == 0, ended.stderr
+        made, folders = json.loads(ended.stdout)
+        kinds.append(made)
+        found.append([outcome(Path(folder)) for folder in folders])
+        assert len(folders) == 2
+    assert kinds == [["fork", "fork"], ["forkserver", "forkserver"]]
+    assert found[0] == found[1]
+
+
+@linux
+def test_no_fork_where_an_accelerator_may_be_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OneThread:
+        def is_dir(self) -> bool:
+            return True
+
+        def iterdir(self) -> list[int]:
+            return [1]
+
+    monkeypatch.setattr(workers, "THREADS", OneThread())
+    assert workers.start_method("cpu") == "fork"
+    for device in ("cuda", "cuda:1", "mps"):
+        assert workers.start_method(device) == "forkserver"
+    for driver, expected in (([], "fork"), (["/dev/nvidia0"], "forkserver")):
+        monkeypatch.setattr(Path, "glob", lambda self, pattern, found=driver: iter(found))
+        assert workers.start_method("auto") == expected
