@@ -32,7 +32,7 @@ slow: .venv/installed
 	$(BIN)/python -m pytest -q -o addopts= -m slow tests
 
 # The tables we stand behind: hours of work in well under one; see results/published/README.md.
-PUBLISHED := split_digits split_mnist split_mnist_class permuted_mnist permuted_mnist_task
+PUBLISHED := split_digits split_mnist split_mnist_class permuted_mnist permuted_mnist_task lora_ranks
 published: .venv/installed
 	for name in $(PUBLISHED); do \
 	  $(RUN) run configs/$$name.yaml || exit 1; \

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from lora_cl import trainer
-from lora_cl.benchmarks.benchmark import permutation, select_classes
+from lora_cl.benchmarks.benchmark import permutation, samples_of
 from lora_cl.checkpoints import load_tensors, require_owner, save_tensors
 from lora_cl.config import Config
-from lora_cl.data import DATASETS, data_root
+from lora_cl.data import DATASETS, data_root, pixels
 from lora_cl.errors import ConfigError, ResultsError
 from lora_cl.methods.full import Full
 from lora_cl.methods.shared import SharedBackboneOptions
@@ -115,7 +115,7 @@ def _pretrain(network: Network, config: Config, seed: int, data_dir: Path | None
     data = _pretrain_data(config, data_dir)
     classes = pretrain.classes or list(range(data.classes))
     device = network.device
-    samples = select_classes(data.x_train.to(device), data.y_train.to(device), classes)
+    samples = samples_of(data, "train", pixels, classes, device, config.stream)
     with seeded(seed_for(seed, "pretraining head")):
         head = nn.Linear(network.features, len(classes))
     together = TaskNetwork(network.backbone, [head.to(device)], {0: 0})

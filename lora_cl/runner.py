@@ -17,7 +17,7 @@ from lora_cl.base import base_network
 from lora_cl.benchmarks import BENCHMARKS, Benchmark
 from lora_cl.checkpoints import AdapterFolder, load_tensors, require_owner
 from lora_cl.config import Config, RunConfig
-from lora_cl.data import DATASETS, Dataset, Source, data_root
+from lora_cl.data import DATASETS, data_root
 from lora_cl.errors import DivergedError, LoraClError, ResultsError
 from lora_cl.machine import MemoryPeak, versions
 from lora_cl.methods import METHODS, Method
@@ -198,25 +198,16 @@ def make_benchmark(
     sources = [
         DATASETS[options.name](options) for options in kind.dataset_options(config.benchmark)
     ]
-    on_device: dict[int, Dataset] = {}
-
-    def load(source: Source) -> Dataset:
-        if id(source) not in on_device:
-            data = source.load(data_root(data_dir))
-            tensors = {
-                name: getattr(data, name).to(device)
-                for name in ("x_train", "y_train", "x_test", "y_test")
-            }
-            on_device[id(source)] = Dataset(
-                **tensors,
-                name=data.name,
-                classes=data.classes,
-                class_names=data.class_names,
-                checksum=data.checksum,
-            )
-        return on_device[id(source)]
-
-    return kind(config.benchmark, config.scenario, seed, sources, load)
+    root = data_root(data_dir)
+    return kind(
+        config.benchmark,
+        config.scenario,
+        seed,
+        sources,
+        lambda source: source.load(root),
+        device,
+        config.stream,
+    )
 
 
 def make_method(

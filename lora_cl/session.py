@@ -16,6 +16,7 @@ from lora_cl.models import TaskNetwork, known_hashes, without_prefix
 from lora_cl.optimizers import Optimizer, make_optimizer
 from lora_cl.results import append_event
 from lora_cl.resuming import Place, Resumable
+from lora_cl.streaming import joined
 
 MODEL = "model.safetensors"
 
@@ -63,7 +64,7 @@ class Session(Resumable):
         network: TaskNetwork
         with self.method.view_together(tasks) as network:
             samples = [task.train() for task in tasks]
-            x = torch.cat([s.x for s in samples]) if len(samples) > 1 else samples[0].x
+            x = joined([s.x for s in samples])
             y = torch.cat(
                 [s.y + network.offsets[t.id] for t, s in zip(tasks, samples, strict=True)]
             )
@@ -106,7 +107,7 @@ class Session(Resumable):
 
             def order(epoch: int) -> Tensor:
                 seed = self.method.seed_for("batches", *stream, epoch)
-                return permutation(len(y), seed).to(y.device)
+                return permutation(len(y), seed).to(y.device, non_blocking=True)
 
             def after_epoch(losses: Tensor) -> None:
                 self._after_epoch(losses, epochs, total_steps)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lora_cl.models import TaskNetwork, training_mode
 from lora_cl.optimizers import Optimizer
+from lora_cl.streaming import Inputs, batches, parts
 
 
 class Learner(Protocol):
@@ -39,7 +40,7 @@ class Progress:
 def fit(
     learner: Learner,
     network: TaskNetwork,
-    x: Tensor,
+    x: Inputs,
     y: Tensor,
     *,
     optimizer: Optimizer,
@@ -59,17 +60,18 @@ def fit(
     applied, ``after_epoch`` receives the losses of an epoch's steps; both may raise to stop.
     """
     training_mode(network)
-    batches = math.ceil(len(x) / batch_size)
+    per_epoch = math.ceil(len(x) / batch_size)
     base_rates = [group["lr"] for group in optimizer.groups]
     while progress.step < total_steps:
         indices = torch.split(order(progress.epoch), batch_size)
-        done = progress.step - progress.epoch * batches
-        for index in indices[done : done + total_steps - progress.step]:
+        done = progress.step - progress.epoch * per_epoch
+        indices = indices[done : done + total_steps - progress.step]
+        for index, inputs in zip(indices, batches(x, indices), strict=True):
             factor = rate(progress.step / total_steps)
             for group, base_rate in zip(optimizer.groups, base_rates, strict=True):
                 group["lr"] = base_rate * factor
             optimizer.zero_grad()
-            loss = learner.loss(network, x.index_select(0, index), y.index_select(0, index))
+            loss = learner.loss(network, inputs, y.index_select(0, index))
             penalty = learner.penalty()
             (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
             learner.after_backward()
@@ -88,7 +90,7 @@ def fit(
 
 
 @torch.inference_mode()
-def accuracy(network: TaskNetwork, x: Tensor, y: Tensor, batch_size: int = 2048) -> float:
+def accuracy(network: TaskNetwork, x: Inputs, y: Tensor, batch_size: int = 2048) -> float:
     """The share of samples x (N, *input) whose largest output is y (N,); one synchronisation."""
     return share_equal(predictions(network, x, batch_size), y)
 
@@ -99,10 +101,10 @@ def share_equal(found: Tensor, right: Tensor) -> float:
 
 
 @torch.inference_mode()
-def predictions(network: TaskNetwork, x: Tensor, batch_size: int = 2048) -> Tensor:
+def predictions(network: TaskNetwork, x: Inputs, batch_size: int = 2048) -> Tensor:
     """The largest output (N,) for each input of x (N, *input), in eval mode."""
     network.eval()
-    return torch.cat([network(part).argmax(1) for part in torch.split(x, batch_size)])
+    return torch.cat([network(part).argmax(1) for part in parts(x, batch_size)])
 
 
 RATES: dict[str, Callable[[float], float]] = {

@@ -58,7 +58,7 @@ def mask_to_budget(scores: Mapping[str, Tensor], budget: int) -> dict[str, Tenso
     together = torch.cat(list(scores.values()))
     order = torch.argsort(together, descending=True, stable=True)
     alive = torch.zeros_like(together, dtype=torch.bool)
-    alive[order[:budget]] = True
+    alive.index_fill_(0, order[:budget], True)
     sizes = [score.numel() for score in scores.values()]
     return dict(zip(scores, torch.split(alive, sizes), strict=True))
 

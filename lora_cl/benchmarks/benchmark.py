@@ -4,28 +4,38 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from lora_cl.data import DATASETS, Dataset, Source, pixels
+from lora_cl.data import DATASETS, Dataset, Source
 from lora_cl.errors import ConfigError
 from lora_cl.options import OptionsBase, choice
 from lora_cl.seeding import seed_for
+from lora_cl.streaming import Inputs, Streamed, subset
 
 SCENARIOS = ("task", "domain", "class")
 
+Stream = Literal["auto"] | bool
+
+MAX_BYTES = 2 * 1024**3
+"""A data set whose training inputs take more than this as float32 is streamed."""
+
 DatasetChoice: Any = choice({name: source.Options for name, source in DATASETS.items()})
+
+
+Change = Callable[[Tensor], Tensor]
+PARTS = ("x_train", "y_train", "x_test", "y_test")
 
 
 @dataclass(frozen=True)
 class Samples:
     """Inputs x (N, *input_shape) float32 and labels y (N,) int64, counted from 0 in each task."""
 
-    x: Tensor
+    x: Inputs
     y: Tensor
 
 
@@ -55,9 +65,10 @@ class BenchmarkOptions(OptionsBase):
 class Benchmark(ABC):
     """A sequence of ``n_tasks`` tasks over one input shape.
 
-    ``sources`` are the data sets in the order of ``dataset_options()``; ``load`` turns one into
-    tensors on the run's device, and is called when the first samples are asked for. The
-    constructor raises ConfigError for what can never work.
+    ``sources`` are the data sets in the order of ``dataset_options()``; ``load`` loads one when
+    the first samples are asked for. Samples are on ``device``; those of a data set that does not
+    fit, or with ``stream``, have inputs that are made batch by batch. The constructor raises
+    ConfigError for what can never work.
     """
 
     Options: ClassVar[type[BenchmarkOptions]]
@@ -71,12 +82,17 @@ class Benchmark(ABC):
         seed: int,
         sources: Sequence[Source],
         load: Callable[[Source], Dataset],
+        device: torch.device,
+        stream: Stream = "auto",
     ) -> None:
         self.options = options
         self.scenario = scenario
         self.seed = seed
         self.sources = list(sources)
         self._load = load
+        self._on_device: dict[int, Dataset] = {}
+        self.device = device
+        self.stream = stream
         self.check()
 
     @staticmethod
@@ -104,7 +120,21 @@ class Benchmark(ABC):
         """Refuses, with a ConfigError, options that do not fit the data or the scenario."""
 
     def dataset(self, index: int = 0) -> Dataset:
-        return self._load(self.sources[index])
+        """Data set ``index``, on the device unless it is streamed."""
+        if index not in self._on_device:
+            data = self._load(self.sources[index])
+            if not streams(data, self.stream):
+                data = replace(
+                    data, **{name: getattr(data, name).to(self.device) for name in PARTS}
+                )
+            self._on_device[index] = data
+        return self._on_device[index]
+
+    def samples(
+        self, data: Dataset, part: str, change: Change, classes: Sequence[int] | None = None
+    ) -> Samples:
+        """``samples_of`` on this benchmark's device, streamed or not."""
+        return samples_of(data, part, change, classes, self.device, self.stream)
 
     def n_classes(self, index: int = 0) -> int:
         """The number of classes of data set ``index``, without loading it where that is known."""
@@ -121,7 +151,7 @@ class Benchmark(ABC):
                 return samples
             seed = seed_for(self.seed, "limit", which, index)
             chosen = permutation(len(samples.y), seed)[:limit].sort().values.to(samples.y.device)
-            return Samples(samples.x[chosen], samples.y[chosen])
+            return Samples(subset(samples.x, chosen), samples.y[chosen])
 
         return Task(
             id=index,
@@ -155,15 +185,51 @@ def permutation(n: int, seed: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
 
-def select_classes(x: Tensor, y: Tensor, classes: Sequence[int]) -> Samples:
-    """The samples of ``classes``; the k-th of them gets label k."""
+def of_classes(y: Tensor, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Which of the labels y (N,) are in ``classes``, as indices (n,), and their new labels (n,):
+    k for the k-th of ``classes``."""
     labels = torch.full((int(y.max()) + 1 if len(y) else 1,), -1, dtype=torch.int64)
     for label, original in enumerate(classes):
         if original < len(labels):
             labels[original] = label
     local = labels.to(y.device)[y]
-    index = torch.nonzero(local >= 0).squeeze(1)
-    return Samples(pixels(x[index]), local[index])
+    rows = torch.nonzero(local >= 0).squeeze(1)
+    return rows, local[rows]
+
+
+def streams(data: Dataset, stream: Stream) -> bool:
+    """Whether the inputs of a data set are made batch by batch: as told, or where they are many."""
+    return data.x_train.numel() * 4 > MAX_BYTES if stream == "auto" else stream
+
+
+def samples_of(
+    data: Dataset,
+    part: str,
+    change: Change,
+    classes: Sequence[int] | None,
+    device: torch.device,
+    stream: Stream,
+) -> Samples:
+    """``part`` (train or test) of ``data``, or, of ``classes``, those; the k-th gets label k.
+
+    ``change`` makes float32 inputs of some rows of x, each by itself.
+    """
+    x, y = getattr(data, f"x_{part}"), getattr(data, f"y_{part}").to(device)
+    rows = torch.arange(len(y), device=device)
+    if classes is not None:
+        rows, y = of_classes(y, classes)
+    if not streams(data, stream):
+        x = x.to(device)
+        return Samples(change(x if classes is None else x.index_select(0, rows)), y)
+    rows = rows.cpu()
+
+    def make(index: Tensor) -> Tensor:
+        chosen = x.index_select(0, rows[index])
+        if device.type == "cuda":  # From pinned memory the copy runs beside the arithmetic.
+            chosen = chosen.pin_memory()
+        return change(chosen.to(device, non_blocking=True))
+
+    return Samples(Streamed(make, len(rows), device), y)
 
 
 def require(condition: bool, key: str, message: str) -> None:

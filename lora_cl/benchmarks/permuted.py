@@ -10,7 +10,6 @@ from torch import Tensor
 from lora_cl.benchmarks.benchmark import (
     BenchmarkOptions,
     DatasetChoice,
-    Samples,
     Task,
     WholeDataSet,
     permutation,
@@ -35,18 +34,18 @@ class Permuted(WholeDataSet):
 
     def task(self, index: int) -> Task:
         data = self.dataset()
+        features = data.x_train[0].numel()
+        order = permutation(features, seed_for(self.seed, "permutation", index))
 
-        def permuted(x: Tensor, y: Tensor) -> Samples:
+        def permuted(x: Tensor) -> Tensor:
+            x = pixels(x)
             if index == 0 and not self.options.permute_first:
-                return Samples(pixels(x), y)
-            seed = seed_for(self.seed, "permutation", index)
-            flat = x.flatten(1)
-            order = permutation(flat.shape[1], seed).to(x.device)
-            return Samples(pixels(flat[:, order]).reshape(x.shape), y)
+                return x
+            return x.flatten(1).index_select(1, order.to(x.device)).reshape(x.shape)
 
         return self.make_task(
             index,
             name=f"permutation {index}",
-            train=lambda: permuted(data.x_train, data.y_train),
-            test=lambda: permuted(data.x_test, data.y_test),
+            train=lambda: self.samples(data, "train", permuted),
+            test=lambda: self.samples(data, "test", permuted),
         )

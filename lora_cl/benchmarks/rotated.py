@@ -13,7 +13,6 @@ from torch.nn import functional
 from lora_cl.benchmarks.benchmark import (
     BenchmarkOptions,
     DatasetChoice,
-    Samples,
     Task,
     WholeDataSet,
     require,
@@ -63,9 +62,13 @@ class Rotated(WholeDataSet):
             f"rotation needs images, {data.name} has shape {tuple(data.x_train.shape[1:])}",
         )
         degrees = index * self.options.degrees / self.n_tasks
+
+        def rotated(x: Tensor) -> Tensor:
+            return rotate(pixels(x), degrees)
+
         return self.make_task(
             index,
             name=f"{degrees:g} degrees",
-            train=lambda: Samples(rotate(pixels(data.x_train), degrees), data.y_train),
-            test=lambda: Samples(rotate(pixels(data.x_test), degrees), data.y_test),
+            train=lambda: self.samples(data, "train", rotated),
+            test=lambda: self.samples(data, "test", rotated),
         )

@@ -13,7 +13,6 @@ from lora_cl.benchmarks.benchmark import (
     Benchmark,
     BenchmarkOptions,
     DatasetChoice,
-    Samples,
     Task,
     require,
 )
@@ -75,10 +74,13 @@ class Sequence(Benchmark):
             "benchmark.datasets",
             f"a sequence needs images, {data.name} has shape {tuple(data.x_train.shape[1:])}",
         )
-        size, channels = self.options.size, self.options.channels
+
+        def made(x: Tensor) -> Tensor:
+            return resized(pixels(x), self.options.size, self.options.channels)
+
         return self.make_task(
             index,
             name=data.name,
-            train=lambda: Samples(resized(pixels(data.x_train), size, channels), data.y_train),
-            test=lambda: Samples(resized(pixels(data.x_test), size, channels), data.y_test),
+            train=lambda: self.samples(data, "train", made),
+            test=lambda: self.samples(data, "test", made),
         )

@@ -14,8 +14,8 @@ from lora_cl.benchmarks.benchmark import (
     Task,
     permutation,
     require,
-    select_classes,
 )
+from lora_cl.data import pixels
 from lora_cl.seeding import seed_for
 
 
@@ -92,6 +92,6 @@ class Split(Benchmark):
         return self.make_task(
             index,
             name=names,
-            train=lambda: select_classes(data.x_train, data.y_train, classes),
-            test=lambda: select_classes(data.x_test, data.y_test, classes),
+            train=lambda: self.samples(data, "train", pixels, classes),
+            test=lambda: self.samples(data, "test", pixels, classes),
         )

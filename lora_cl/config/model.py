@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from lora_cl.benchmarks import BenchmarkChoice, DatasetChoice
+from lora_cl.benchmarks.benchmark import Stream
 from lora_cl.methods import METHODS, MethodChoice
 from lora_cl.models import BackboneChoice
 from lora_cl.options import OptionsBase
@@ -16,6 +17,11 @@ from lora_cl.text import one_line
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$"
 
 MAX_SEEDS = 10_000
+
+COMPILE_DOES_NOT_PAY = (
+    "true is refused: torch.compile takes half a minute a process, which the steps of no shipped "
+    "config earn back; measured in results/published/bench.md, section compile"
+)
 
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 
@@ -132,6 +138,8 @@ class Config(OptionsBase):
     ] = Field(default=[0])
     threads: int = Field(default=1, ge=1, le=1024)
     cache: bool = True
+    stream: Stream = Field(default="auto", json_schema_extra={"hashed": False})
+    compile: bool = Field(default=False, json_schema_extra={"hashed": False})
     checkpoint_seconds: float = Field(default=30.0, ge=0.0, json_schema_extra={"hashed": False})
 
     @model_validator(mode="before")
@@ -151,6 +159,12 @@ class Config(OptionsBase):
         options = {k: v for k, v in method.items() if k != "name"}
         rest = {k: v for k, v in value.items() if k != "method"}
         return {**rest, "methods": {method["name"]: {"method": method["name"], **options}}}
+
+    @model_validator(mode="after")
+    def _not_compiled(self) -> Config:
+        if self.compile:
+            raise AtKeyError("compile", COMPILE_DOES_NOT_PAY)
+        return self
 
     @model_validator(mode="after")
     def _distinct(self) -> Config:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from difflib import get_close_matches
 from pathlib import Path
 
 from platformdirs import user_cache_dir
@@ -19,6 +18,7 @@ from lora_cl.data.svhn import Svhn
 from lora_cl.data.synthetic import Synthetic
 from lora_cl.errors import ConfigError
 from lora_cl.options import OptionsBase
+from lora_cl.text import did_you_mean
 
 __all__ = ["DATASETS", "Dataset", "Source", "data_root", "make_source", "pixels"]
 
@@ -43,8 +43,7 @@ def make_source(name: str, options: OptionsBase | None = None) -> Source:
     Raises ConfigError if there is no such data set, or if it cannot do without options.
     """
     if name not in DATASETS:
-        near = get_close_matches(name, DATASETS, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name, DATASETS, cutoff=0.6)
         raise ConfigError(f"unknown data set {name!r}; allowed are {', '.join(DATASETS)}{hint}")
     source = DATASETS[name]
     if options is None:

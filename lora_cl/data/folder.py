@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
+from lora_cl.data.packed import stack
 from lora_cl.data.source import Dataset, Source, tensor_checksum
 from lora_cl.data.split import stratified_split
 from lora_cl.errors import DataError
@@ -20,7 +22,6 @@ from lora_cl.options import OptionsBase
 SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".gif", ".tif", ".tiff")
 )
-Examples = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 class FolderOptions(OptionsBase):
@@ -37,7 +38,8 @@ class Folder(Source):
 
     The layout of torchvision's ImageFolder. uint8 (N, channels, size, size): bilinear, the aspect
     ratio not kept; classes in alphabetical order. Without a test folder, a fifth of each class
-    becomes the test set (``stratified_split``).
+    becomes the test set (``stratified_split``). What is too large for memory is decoded once, into
+    the data sets' folder.
     """
 
     name = "folder"
@@ -71,37 +73,51 @@ class Folder(Source):
         if test.is_dir() and not train.is_dir():
             raise DataError(f"{path}: has test/ but no train/")
         names = _class_names(train if train.is_dir() else path)
+        files, y = _listed(train if train.is_dir() else path, names)
         if test.is_dir():
             held_names = _class_names(test)
             different = sorted(set(names) ^ set(held_names))
             if different:
                 raise DataError(f"{path}: class {different[0]!r} is not in both train/ and test/")
-            x, y = self._read(train, names)
-            x_test, y_test = self._read(test, names)
+            files_test, y_test = _listed(test, names)
         else:
-            x, y = self._read(train if train.is_dir() else path, names)
             kept, held = stratified_split(y, str(path))
-            x, y, x_test, y_test = x[kept], y[kept], x[held], y[held]
-        parts = [torch.from_numpy(part) for part in (x, y, x_test, y_test)]
-        checksum = tensor_checksum(*parts)
-        x_train, y_train, x_held, y_held = parts
+            files, files_test = [files[row] for row in kept], [files[row] for row in held]
+            y, y_test = y[kept], y[held]
+        x, x_test = self._stack(files, root, "train"), self._stack(files_test, root, "test")
+        x_train, y_train, x_held, y_held = (
+            torch.from_numpy(part) for part in (x, y, x_test, y_test)
+        )
+        checksum = tensor_checksum(x_train, y_train, x_held, y_held)
         return Dataset(self.name, x_train, y_train, x_held, y_held, len(names), names, checksum)
 
-    def _read(self, folder: Path, names: tuple[str, ...]) -> Examples:
-        files: list[Path] = []
-        labels: list[int] = []
-        for label, name in enumerate(names):
-            found = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in SUFFIXES)
-            if not found:
-                raise DataError(f"{folder / name}: holds no image ({', '.join(sorted(SUFFIXES))})")
-            files += found
-            labels += [label] * len(found)
+    def _stack(self, files: list[Path], root: Path, part: str) -> NDArray[np.uint8]:
         size, channels = self.options.size, self.options.channels
-        x = np.empty((len(files), channels, size, size), dtype=np.uint8)
-        for row, file in enumerate(files):
+
+        def read(file: Path) -> NDArray[np.uint8]:
             image = read_image(file, size, channels)
-            x[row] = image if channels == 1 else image.transpose(2, 0, 1)
-        return x, np.array(labels, dtype=np.int64)
+            return image[None] if channels == 1 else image.transpose(2, 0, 1)
+
+        whose = _digest((self.path.absolute(), size, channels, part))
+        pack = root / "folder" / f"{whose}-{_digest(self._stamp())}.npy"
+        return stack(files, (channels, size, size), read, pack)
+
+
+def _digest(value: Hashable) -> str:
+    return blake2b(repr(value).encode(), digest_size=8).hexdigest()
+
+
+def _listed(folder: Path, names: tuple[str, ...]) -> tuple[list[Path], NDArray[np.int64]]:
+    """The images below ``folder``, class by class, and their labels."""
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(names):
+        found = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not found:
+            raise DataError(f"{folder / name}: holds no image ({', '.join(sorted(SUFFIXES))})")
+        files += found
+        labels += [label] * len(found)
+    return files, np.array(labels, dtype=np.int64)
 
 
 def read_image(path: Path, size: int, channels: Literal[1, 3]) -> NDArray[np.uint8]:

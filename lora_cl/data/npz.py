@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Hashable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from lora_cl.data.source import Dataset, Source, pixels, tensor_checksum
 from lora_cl.data.split import stratified_split
 from lora_cl.errors import DataError
 from lora_cl.options import OptionsBase
+from lora_cl.text import did_you_mean
 
 Array = NDArray[Any]
 ARRAYS = ("x", "y", "x_test", "y_test")
@@ -112,8 +112,7 @@ def _read(path: Path) -> dict[str, Array]:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             for name in archive.files:
                 if name not in ARRAYS:
-                    near = get_close_matches(name, ARRAYS, 1)
-                    hint = f"; did you mean {near[0]}?" if near else ""
+                    hint = did_you_mean(name, ARRAYS, cutoff=0.6)
                     raise DataError(
                         f"{path}: unknown array {name!r}; allowed are {', '.join(ARRAYS)}{hint}"
                     )

@@ -15,6 +15,7 @@ from lora_cl.methods.method import Fit
 from lora_cl.methods.shared import SharedBackbone, SharedBackboneOptions
 from lora_cl.models import TaskNetwork
 from lora_cl.options import OptionsBase
+from lora_cl.streaming import subset
 
 
 class EWCOptions(SharedBackboneOptions):
@@ -68,7 +69,8 @@ class EWC(SharedBackbone):
         limit = self.options.fisher_samples
         if limit is not None and limit < len(y):
             chosen = permutation(len(y), self.seed_for("fisher samples", task.id))[:limit]
-            x, y = x[chosen.to(x.device)], y[chosen.to(y.device)]
+            chosen = chosen.to(y.device)
+            x, y = subset(x, chosen), y[chosen]
         generator = torch.Generator().manual_seed(self.seed_for("fisher labels", task.id))
         with self.view(task.id) as network:
             return fisher_diagonal(

@@ -13,6 +13,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from lora_cl.adapters.lora import LoRA
+from lora_cl.streaming import Inputs, parts
 
 FisherKind = Literal["exact", "sampled", "empirical"]
 
@@ -23,7 +24,7 @@ SAMPLE_GRADIENTS = 2**25
 def fisher_diagonal(
     network: nn.Module,
     parameters: Mapping[str, nn.Parameter],
-    x: Tensor,
+    x: Inputs,
     y: Tensor,
     kind: FisherKind,
     generator: torch.Generator | None = None,
@@ -54,7 +55,7 @@ def fisher_diagonal(
         for inside, parameter in network.named_parameters()
         if id(parameter) in names and id(parameter) not in covered
     }
-    for part, labels in zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True):
+    for part, labels in zip(parts(x, batch_size), torch.split(y, batch_size), strict=True):
         with _recorded(layers) as passes:
             log_p = functional.log_softmax(network(part), dim=1)
         draws = label_draws(kind, log_p.detach(), labels, generator)

@@ -11,6 +11,7 @@ from lora_cl.benchmarks import Task
 from lora_cl.methods.method import Fit, Method
 from lora_cl.models import trainable_only
 from lora_cl.options import OptionsBase
+from lora_cl.streaming import parts
 
 
 class FrozenOptions(OptionsBase):
@@ -47,7 +48,7 @@ class Frozen(Method):
         the samples of all tasks so far.
         """
         samples = task.train()
-        features = torch.cat([self.network.backbone(part) for part in torch.split(samples.x, 4096)])
+        features = torch.cat([self.network.backbone(part) for part in parts(samples.x, 4096)])
         one_hot = nn.functional.one_hot(samples.y, task.classes).to(features.dtype)
         sums, counts = one_hot.T @ features, one_hot.sum(0)
         first = task.first_class if self.benchmark.scenario == "class" else 0

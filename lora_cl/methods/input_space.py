@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lora_cl.adapters import AdaptedLayer, adapted_layers
+from lora_cl.streaming import Inputs, parts
 
 CHUNK = 512
 NOTHING = 1e-12
@@ -36,7 +37,7 @@ class InputSpace:
 
 
 @torch.no_grad()
-def input_covariances(backbone: nn.Module, x: Tensor) -> dict[str, Tensor]:
+def input_covariances(backbone: nn.Module, x: Inputs) -> dict[str, Tensor]:
     """Layer name to H H^T (d, d), H the inputs that x (N, *input) gives an adapted layer.
 
     In float64, where the device has it.
@@ -53,7 +54,7 @@ def input_covariances(backbone: nn.Module, x: Tensor) -> dict[str, Tensor]:
     handles = [m.register_forward_pre_hook(partial(add, name)) for name, m in layers.items()]
     try:
         backbone.eval()
-        for part in torch.split(x, CHUNK):
+        for part in parts(x, CHUNK):
             backbone(part)
     finally:
         for handle in handles:

@@ -20,6 +20,7 @@ from lora_cl.methods.routing import CHUNK, class_means, entropy, nearest_task
 from lora_cl.models import Network, TaskNetwork, fingerprint, trainable_only
 from lora_cl.options import OptionsBase
 from lora_cl.seeding import seed_for
+from lora_cl.streaming import Inputs, parts
 
 
 class Fit(Protocol):
@@ -167,7 +168,7 @@ class Method(ABC):
         self.kept[f"prototypes.{task.id}"] = means
 
     @torch.inference_mode()
-    def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def route(self, x: Inputs) -> tuple[Tensor, Tensor]:
         """For inputs x (N, *input): the task (N,) the router finds, and the output (N,) then.
 
         Outputs are the classes of all tasks in class-incremental runs, else labels.
@@ -176,14 +177,14 @@ class Method(ABC):
         for task_id in self.learned:
             with self.view(task_id) as network:
                 network.eval()
-                logits = torch.cat([network(part) for part in torch.split(x, CHUNK)])
+                logits = torch.cat([network(part) for part in parts(x, CHUNK)])
             first = self.benchmark.first_class(task_id)
             labels.append(logits.argmax(1) + (first if self.benchmark.scenario == "class" else 0))
             doubts.append(entropy(logits))
         if self.router == "entropy":
             chosen = torch.stack(doubts).argmin(dim=0)
         else:
-            features = torch.cat([self.base_features(part) for part in torch.split(x, CHUNK)])
+            features = torch.cat([self.base_features(part) for part in parts(x, CHUNK)])
             means = [self.kept[f"prototypes.{task_id}"] for task_id in self.learned]
             chosen = nearest_task(features, means)
         label = torch.stack(labels).gather(0, chosen[None])[0]

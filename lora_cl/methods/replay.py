@@ -87,9 +87,9 @@ class Replay(SharedBackbone):
         y = self.kept["memory.y"]
         seed = self.seed_for("memory batch", self.learned[-1], self.step)
         generator = torch.Generator().manual_seed(seed)
-        index = torch.randint(len(y), (count,), generator=generator).to(y.device)
+        index = torch.randint(len(y), (count,), generator=generator).to(y.device, non_blocking=True)
         outputs = y[index] + self.offsets[self.kept["memory.task"][index]]
-        return self.kept["memory.x"][index], outputs
+        return self.kept["memory.x"].index_select(0, index), outputs
 
     def remember(self, task: Task) -> None:
         """Puts samples of the task just learned into the memory."""

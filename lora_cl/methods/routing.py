@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from lora_cl.errors import ConfigError
 from lora_cl.options import OptionsBase
+from lora_cl.streaming import Inputs, parts
 
 CHUNK = 2048
 
@@ -40,10 +41,10 @@ def entropy(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(dim=1)
 
 
-def class_means(features: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, k: int) -> Tensor:
+def class_means(features: Callable[[Tensor], Tensor], x: Inputs, y: Tensor, k: int) -> Tensor:
     """The mean feature (k, d) of each of k labels; a label without samples is infinitely far."""
     with torch.inference_mode():
-        h = torch.cat([features(part).flatten(1) for part in torch.split(x, CHUNK)])
+        h = torch.cat([features(part).flatten(1) for part in parts(x, CHUNK)])
         one_hot = functional.one_hot(y, k).to(h.dtype)
         counts = one_hot.sum(0)[:, None]
         means = (one_hot.T @ h) / counts

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_cl.models.network import TaskNetwork
+from lora_cl.streaming import Inputs, parts
 
 CHUNK = 1024
 MAX_BYTES = 2 * 1024**3
@@ -46,8 +47,8 @@ class FromBase(nn.Module):
 
 
 def without_prefix(
-    network: TaskNetwork, x: Tensor, batch_size: int, decided: bool | None = None
-) -> tuple[TaskNetwork, Tensor]:
+    network: TaskNetwork, x: Inputs, batch_size: int, decided: bool | None = None
+) -> tuple[TaskNetwork, Inputs]:
     """``network`` without its frozen beginning, and x (N, *input) as that beginning leaves it.
 
     The pair computes what (network, x) computes, bit for bit as far as a few probes tell; where
@@ -75,7 +76,7 @@ def without_prefix(
     else:
         base, size = None, shape_in.numel()
     works = any(True for child in children[:length] for _ in child.parameters()) or base is not None
-    if not works or len(x) * size * x.element_size() > MAX_BYTES:
+    if not works or len(x) * size * x[:1].element_size() > MAX_BYTES:
         return network, x
 
     @torch.no_grad()
@@ -85,7 +86,7 @@ def without_prefix(
             return out
         return torch.cat([out.flatten(1), base(out).flatten(1)], dim=1)
 
-    rows = torch.cat([computed(part) for part in torch.split(x, CHUNK)])
+    rows = torch.cat([computed(part) for part in parts(x, CHUNK)])
     shorter = TaskNetwork(nn.Sequential(*rest), list(network.heads), network.offsets)
     shorter.outputs, shorter.same_task = network.outputs, network.same_task
     shorter.eval()
@@ -99,7 +100,7 @@ def without_prefix(
 
 @torch.no_grad()
 def _same_bits(
-    network: TaskNetwork, x: Tensor, shorter: TaskNetwork, rows: Tensor, sizes: set[int]
+    network: TaskNetwork, x: Inputs, shorter: TaskNetwork, rows: Tensor, sizes: set[int]
 ) -> bool:
     """Whether both give the same output for a few batches of random samples of each size."""
     for size in sizes:
@@ -118,6 +119,6 @@ def _fixed(module: nn.Module) -> bool:
     return not any(isinstance(inner, nn.modules.dropout._DropoutNd) for inner in module.modules())
 
 
-def _shape(module: nn.Module, x: Tensor) -> torch.Size:
+def _shape(module: nn.Module, x: Inputs) -> torch.Size:
     with torch.no_grad():
         return torch.Size(module(x[:1]).shape[1:])

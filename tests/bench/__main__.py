@@ -10,7 +10,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import choices, many_tasks, processes, protocol, shares, startup, steps, table
+from tests.bench import (
+    choices,
+    compiling,
+    many_tasks,
+    processes,
+    protocol,
+    shares,
+    startup,
+    steps,
+    table,
+)
 from tests.bench.measure import Row, Setting
 
 SECTIONS: dict[str, Callable[[Setting], list[Row]]] = {
@@ -21,6 +31,7 @@ SECTIONS: dict[str, Callable[[Setting], list[Row]]] = {
     "protocol": protocol.rows,
     "shares": shares.rows,
     "choices": choices.rows,
+    "compile": compiling.rows,
 }
 
 

@@ -9,19 +9,23 @@ import numpy as np
 import pytest
 import torch
 
+from lora_cl.benchmarks import benchmark as benchmark_room
 from lora_cl.benchmarks.rotated import rotate
 from lora_cl.benchmarks.sequence import resized
 from lora_cl.config import parse_config
 from lora_cl.errors import ConfigError
 from lora_cl.preparation import check
 from lora_cl.runner import make_benchmark
+from lora_cl.streaming import Streamed, parts
 
 CPU = torch.device("cpu")
 
 
-def benchmark_of(text: str, scenario: str = "task", seed: int = 0):
+def benchmark_of(text: str, scenario: str = "task", seed: int = 0, stream: str | bool = "auto"):
     config = parse_config(
-        f"name: t\nbenchmark: {text}\nscenario: {scenario}\nmethods: {{full: {{}}}}", "t.yaml"
+        f"name: t\nbenchmark: {text}\nscenario: {scenario}\nmethods: {{full: {{}}}}\n"
+        f"stream: {str(stream).lower()}",
+        "t.yaml",
     ).config
     return make_benchmark(config, seed, CPU, None)
 
@@ -141,3 +145,38 @@ def test_your_own_arrays_are_a_benchmark(tmp_path: Path):
     sizes = [len(benchmark.task(k).train().y) + len(benchmark.task(k).test().y) for k in range(2)]
     assert sizes == [50, 50]
     assert math.prod(benchmark.input_shape) == 6
+
+
+@pytest.mark.parametrize("scenario", ["task", "domain", "class"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{name: split, dataset: digits, tasks: 5}",
+        "{name: split, dataset: digits, tasks: 2, max_train_samples: 30}",
+        "{name: permuted, dataset: digits, tasks: 3}",
+        "{name: rotated, dataset: digits, tasks: 3}",
+        "{name: sequence, datasets: [digits, digits], size: 12}",
+    ],
+)
+def test_streamed_samples_are_the_samples(text: str, scenario: str):
+    whole, streamed = (benchmark_of(text, scenario, stream=stream) for stream in ("auto", True))
+    compared = 0
+    for index in range(whole.n_tasks):
+        for part in ("train", "test"):
+            want, got = (getattr(b.task(index), part)() for b in (whole, streamed))
+            assert isinstance(want.x, torch.Tensor)
+            assert isinstance(got.x, Streamed)
+            assert torch.equal(got.y, want.y)
+            assert len(got.x) == len(want.x) == len(want.y)
+            assert torch.equal(torch.cat(list(parts(got.x, 7))), want.x)
+            compared += 1
+    assert compared == 2 * whole.n_tasks >= 4
+
+
+def test_a_data_set_streams_by_itself_if_it_is_large(monkeypatch: pytest.MonkeyPatch):
+    text = "{name: split, dataset: digits, tasks: 5}"
+    size = 1438 * 64 * 4
+    for limit, kind in ((size, torch.Tensor), (size - 1, Streamed)):
+        monkeypatch.setattr(benchmark_room, "MAX_BYTES", limit)
+        assert isinstance(benchmark_of(text).task(0).train().x, kind)
+    assert isinstance(benchmark_of(text, stream=False).task(0).train().x, torch.Tensor)

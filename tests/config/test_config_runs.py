@@ -65,19 +65,19 @@ def test_every_key_that_decides_the_result_is_in_the_hash() -> None:
     hashes["nothing"] = runs()[0].run_hash
     assert len(set(hashes.values())) == len(CHANGES) + 1 == 29
     changed = {change.partition("=")[0].partition(".")[0] for change in CHANGES}
-    assert changed | {"checkpoint_seconds"} == set(Config.model_fields)
+    assert changed | unhashed(Config) == set(Config.model_fields)
 
 
 def test_what_changes_no_result_is_not(tmp_path: Path) -> None:
     (plain,) = runs()
-    (other,) = runs(GOOD, "checkpoint_seconds=1", source="elsewhere.yaml")
+    (other,) = runs(GOOD, "checkpoint_seconds=1", "stream=true", source="elsewhere.yaml")
     assert plain.folder == other.folder
     reordered = "\n".join(
         reversed(GOOD.replace("methods:\n  lora:", "method: {name: lora,").split("\n"))
     )
     (short,) = runs(reordered.replace(", {rank", ", rank"))
     assert short.folder == plain.folder
-    assert unhashed(Config) == {"checkpoint_seconds"}
+    assert unhashed(Config) == {"checkpoint_seconds", "compile", "stream"}
 
 
 def unhashed(options: type[OptionsBase]) -> set[str]:

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from lora_cl.data import Dataset, make_source
-from lora_cl.data.folder import FolderOptions
+from lora_cl.data import Dataset, folder, make_source, packed, source
+from lora_cl.data.folder import FolderOptions, read_image
 from lora_cl.errors import DataError
 
 
@@ -117,3 +117,42 @@ def test_wrong_layouts_are_refused(pets: Path, tmp_path: Path):
 def test_options_are_strict(options: dict[str, object]):
     with pytest.raises(ValidationError):
         FolderOptions.model_validate({"path": "a", **options})
+
+
+def test_a_stack_too_large_for_memory_is_decoded_once_and_mapped(
+    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    options = FolderOptions(path=pets, size=5)
+    whole = make_source("folder", options).load(tmp_path / "unused")
+    monkeypatch.setattr(packed, "IN_MEMORY", 400)  # 6 images of 75 bytes are more, 4 are not.
+    decoded = []
+    monkeypatch.setattr(
+        folder, "read_image", lambda *image: decoded.append(image[0]) or read_image(*image)
+    )
+    for attempt in range(3):
+        source._loaded.clear()
+        data = make_source("folder", options).load(tmp_path / "root")
+        assert data.checksum == whole.checksum
+        assert torch.equal(data.x_train, whole.x_train)
+        assert torch.equal(data.x_test, whole.x_test)
+        assert len(decoded) == 10 + 4 * attempt
+        data.x_train.zero_()  # Whoever writes to it does so for himself alone.
+    (pack,) = (tmp_path / "root" / "folder").iterdir()
+    assert pack.stat().st_size > 6 * 75
+    picture(pets / "train" / "cat" / "more.png", (1, 2, 3))
+    assert len(make_source("folder", options).load(tmp_path / "root").x_train) == 7
+    (anew,) = (tmp_path / "root" / "folder").iterdir()
+    assert anew != pack
+
+
+def test_no_room_for_a_packed_stack_is_told(pets: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(packed, "IN_MEMORY", 10)
+    (tmp_path / "root").write_text("a file where the folder would be")
+    with pytest.raises(DataError, match=r"cannot hold its 0\.0 GB of decoded images"):
+        make_source("folder", FolderOptions(path=pets, size=5)).load(tmp_path / "root")
+
+
+def test_an_unreadable_image_among_many_is_named(pets: Path, tmp_path: Path):
+    (pets / "train" / "dog" / "9.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"dog/9\.png: is not a readable image"):
+        load(pets)

@@ -105,7 +105,7 @@ BAD_X[6, 1] = np.nan
         ({"y": Y}, "array 'x' is missing"),
         ({"x": X, "y": Y, "x_test": X}, "array 'y_test' is missing"),
         ({"x": X, "y": Y, "y_test": Y}, "array 'x_test' is missing"),
-        ({"x": X, "y": Y, "x_tset": X}, r"unknown array 'x_tset'; .*did you mean x_test\?"),
+        ({"x": X, "y": Y, "x_tset": X}, r"unknown array 'x_tset'; .*did you mean 'x_test'\?"),
         ({"x": X[:, 0], "y": Y}, r"x has shape \(10,\)"),
         ({"x": X.reshape(10, 1, 1, 2, 2), "y": Y}, r"x has shape \(10, 1, 1, 2, 2\)"),
         ({"x": X[:0], "y": Y[:0]}, "holds nothing"),
