@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 
@@ -68,27 +69,32 @@ def rows(setting: Setting) -> list[Row]:
             check_same_work(json.loads(line), results)
         return seconds
 
-    threads = {way: min((0, 1), key=lambda n, way=way: avalanche(way, n, 1)) for way in where}
+    def sides(seeds: int, threads: Mapping[str, Sequence[int]]) -> dict[str, Callable[[], float]]:
+        found: dict[str, Callable[[], float]] = {"ours": lambda: ours(seeds)}
+        for way in WAYS:
+            for number in threads[way]:
+                found[f"{way} {number}"] = partial(avalanche, way, number, seeds)
+        return found
+
+    one = take_turns(setting.of(3, 1), sides(1, dict.fromkeys(WAYS, (0, 1))), warm_up=False)
+    best = {way: min((0, 1), key=lambda n, way=way: median(one[f"{way} {n}"])) for way in WAYS}
+    chosen = {way: [number] for way, number in best.items()}
+    five = take_turns(setting.of(2, 1), sides(5, chosen), warm_up=False)
     found = []
-    for seeds, limit, rounds in ((1, 3, setting.of(5, 1)), (5, 7, setting.of(3, 1))):
-        sides: dict[str, Callable[[], float]] = {
-            way: lambda way=way, seeds=seeds: avalanche(way, threads[way], seeds) for way in where
-        }
-        sides["ours"] = lambda seeds=seeds: ours(seeds)
-        seconds = take_turns(rounds, sides, warm_up=False)
-        for way, what in WAYS.items():
-            name = f"(b) Avalanche / lora-cl run, {'one run' if seeds == 1 else 'five seeds'}: "
-            used = "one thread" if threads[way] else "torch's threads"
+    for seconds, what, limit in ((one, "one run", 3), (five, "five seeds", 7)):
+        for way, written in WAYS.items():
+            other = f"{way} {best[way]}"
+            used = "one thread" if best[way] else "torch's threads"
             note = f"Avalanche {VERSION} with {used}, the faster of the two"
-            note += "; lora-cl with its defaults" if seeds == 1 else "; its seeds in one process"
+            note += "" if seconds is one else "; its seeds one after another in one process"
             found.append(
                 at_least(
                     limit,
-                    name + what,
+                    f"(b) Avalanche / lora-cl run, {what}: {written}",
                     median(seconds["ours"]),
-                    median(seconds[way]),
+                    median(seconds[other]),
                     "s",
-                    ratio(seconds, way, "ours"),
+                    ratio(seconds, other, "ours"),
                     note,
                 )
             )

@@ -21,10 +21,11 @@ PUBLISHED = ROOT / "results" / "published"
 COLUMNS = ("measurement", "ours", "other", "unit", "ratio", "target", "met", "note")
 HEAD = """# How fast: lora-cl measured against what one could use in its place
 
-Written by `make bench` ({command}). The two sides of a ratio ran in one session on one machine and
-took turns; a ratio is the median over the rounds of the ratios within a round, and times are
-medians. Both sides of (a) train the same network on the same batches from the same weights and
-arrive at the same losses; their times are of the CPU, with one thread. (b) is class-incremental
+Written by `make bench`, all at once or a section at a time; the last command was
+{command}. The two sides of a ratio ran in one session on one
+machine and took turns; a ratio is the median over the rounds of the ratios within a round, and
+times are medians. Both sides of (a) train the same network on the same batches from the same
+weights and arrive at the same losses; their times are of the CPU, with one thread. (b) is class-incremental
 Split-MNIST with one head of 10 outputs, batches of 128 images and Adam; after every task all tasks
 so far are evaluated, and Avalanche keeps accuracy metrics and has no loggers. It is written in two
 ways: with Avalanche's own SplitMNIST, whose samples pass a transform one by one (evaluated in
