@@ -19,8 +19,8 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$"
 MAX_SEEDS = 10_000
 
 COMPILE_DOES_NOT_PAY = (
-    "true is refused: torch.compile takes half a minute a process, which the steps of no shipped "
-    "config earn back; measured in results/published/bench.md, section compile"
+    "true is refused: torch.compile takes 8 to 16 s, and a step of full or lora is then as long as "
+    "before; measured in results/published/bench.md, section compile"
 )
 
 Name = Annotated[str, StringConstraints(pattern=NAME)]

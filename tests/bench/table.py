@@ -25,12 +25,12 @@ Written by `make bench`, all at once or a section at a time; the last command wa
 {command}. The two sides of a ratio ran in one session on one
 machine and took turns; a ratio is the median over the rounds of the ratios within a round, and
 times are medians. Both sides of (a) train the same network on the same batches from the same
-weights and arrive at the same losses; their times are of the CPU, with one thread. (b) is class-incremental
-Split-MNIST with one head of 10 outputs, batches of 128 images and Adam; after every task all tasks
-so far are evaluated, and Avalanche keeps accuracy metrics and has no loggers. It is written in two
-ways: with Avalanche's own SplitMNIST, whose samples pass a transform one by one (evaluated in
-batches of 128), and as fast as its interface allows, from float32 tensors made once, with fused
-Adam (evaluated in batches of 2048). Both load their data without worker processes.
+weights and arrive at the same losses; their times are of the CPU, with one thread. (b) is
+class-incremental Split-MNIST with one head of 10 outputs, batches of 128 images and Adam; after
+every task all tasks so far are evaluated, and Avalanche keeps accuracy metrics and has no loggers.
+It is written in two ways: with Avalanche's own SplitMNIST, whose samples pass a transform one by one
+(evaluated in batches of 128), and as fast as its interface allows, from float32 tensors made once,
+with fused Adam (evaluated in batches of 2048). Both load their data without worker processes.
 
 {machine}
 """
