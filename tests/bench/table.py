@@ -28,9 +28,9 @@ times are medians. Both sides of (a) train the same network on the same batches 
 weights and arrive at the same losses; their times are of the CPU, with one thread. (b) is
 class-incremental Split-MNIST with one head of 10 outputs, batches of 128 images and Adam; after
 every task all tasks so far are evaluated, and Avalanche keeps accuracy metrics and has no loggers.
-It is written in two ways: with Avalanche's own SplitMNIST, whose samples pass a transform one by one
-(evaluated in batches of 128), and as fast as its interface allows, from float32 tensors made once,
-with fused Adam (evaluated in batches of 2048). Both load their data without worker processes.
+It is written in two ways: with Avalanche's own SplitMNIST, whose samples pass a transform one by
+one (evaluated in batches of 128), and as fast as its interface allows, from float32 tensors made
+once, with fused Adam (evaluated in batches of 2048). Both load data without worker processes.
 
 {machine}
 """
