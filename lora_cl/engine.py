@@ -89,12 +89,13 @@ class _Pool:
         context: Any = multiprocessing.get_context(method)
         ours, theirs = context.Pipe()
         lifeline, held = context.Pipe(duplex=False)
-        inherited = [ours, held]
-        for worker in self.workers:
-            inherited += [worker.pipe, worker.lifeline]
+        inherited = []
+        if method == "fork":
+            others = [end for worker in self.workers for end in (worker.pipe, worker.lifeline)]
+            inherited = [ours, held, *others]
         process = context.Process(
             target=_work,
-            args=(theirs, lifeline, inherited if method == "fork" else [], self.where, self.force),
+            args=(theirs, lifeline, inherited, self.where, self.force),
             daemon=True,
         )
         with without_main(), without_signals():

@@ -1,4 +1,4 @@
-"""The installed command as a process of its own, with all that it starts."""
+"""The command: in this process, or as one of its own with all that it starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,29 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from typer.testing import CliRunner
+
+from lora_cl.cli import app
+
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "TERM": "dumb"}
+
+
+def ask(*arguments: str | Path) -> tuple[int, str, str]:
+    """A command in this process: exit code, stdout, stderr; an exception would be raised."""
+    result = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+    assert "Traceback" not in result.stdout + result.stderr
+    return result.exit_code, result.stdout, result.stderr
+
+
+def python(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """``code`` in an interpreter of its own, to its end."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        timeout=120,
+    )
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from process_cases import ENVIRONMENT
+from process_cases import ENVIRONMENT, ask
 from typer.testing import CliRunner
 
 from lora_cl import cli
@@ -29,12 +29,6 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
     return path
-
-
-def ask(*arguments: str | Path) -> tuple[int, str, str]:
-    result = CliRunner().invoke(cli.app, list(map(str, arguments)), catch_exceptions=False)
-    assert "Traceback" not in result.stdout + result.stderr
-    return result.exit_code, result.stdout, result.stderr
 
 
 def refused(*arguments: str | Path) -> str:

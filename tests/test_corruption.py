@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from process_cases import ask
 from run_cases import one_run, outcome, runs_of
-from typer.testing import CliRunner
 
 from lora_cl import api
-from lora_cl.cli import app
 from lora_cl.config import RunConfig
 from lora_cl.errors import LoraClError
 from lora_cl.report import FORMATS
@@ -36,11 +35,14 @@ def variants(content: bytes, dice: random.Random) -> Iterator[bytes]:
     yield b"\0" * len(content)
 
 
-def ask(*arguments: str | Path) -> tuple[int, str, str]:
-    """A command in this process: exit code, stdout, stderr; an exception would be raised."""
-    result = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
-    assert "Traceback" not in result.stderr + result.stdout
-    return result.exit_code, result.stdout, result.stderr
+def damaged(results: Path, copies: Path, dice: random.Random) -> Iterator[tuple[Path, Path]]:
+    """Copies of ``results``, each with one of its files changed: the copy, and that file in it."""
+    for file in files_of(results):
+        for number, content in enumerate(variants((results / file).read_bytes(), dice)):
+            place = copies / f"{file.name}-{file.parent.name}-{number}"
+            shutil.copytree(results, place)
+            (place / file).write_bytes(content)
+            yield place, file
 
 
 def files_of(results: Path) -> list[Path]:
@@ -82,40 +84,33 @@ def test_a_finished_run(finished: tuple[Path, RunConfig], tmp_path: Path) -> Non
     good, answers = outcome(results / run.folder), logits(results / run.folder)
     accuracies = numbers(results)
     assert len(accuracies) == 1
-    files = [
-        p.relative_to(results) for p in sorted((results / run.folder).rglob("*")) if p.is_file()
-    ]
-    files = [file for file in files if file.name != ".lock"]
+    files = files_of(results)
     assert len(files) == 8  # config, events, model and result; two files for each of two tasks
     dice = random.Random(0)
     refused = tried = 0
-    for file in files:
-        for number, content in enumerate(variants((results / file).read_bytes(), dice)):
-            tried += 1
-            place = tmp_path / f"{file.name}-{file.parent.name}-{number}"
-            shutil.copytree(results, place)
-            (place / file).write_bytes(content)
-            for format_name in FORMATS:
-                code, out, err = ask("compare", place, "--format", format_name)
-                assert code == 0
-                assert out
-                assert err == ""
-            assert numbers(place) in ({}, accuracies)
-            code, out, err = ask("diff", results / run.folder, place / run.folder)
-            assert code in (0, 1, 2)
-            assert err.count("\n") == (1 if code == 2 else 0)
-            if code == 2:
-                assert str(place / file) in err
-            if file.name == "result.json":
-                assert code == 2 or numbers(place) == accuracies
-            needed = file.name in ("result.json", "model.safetensors", "adapter_model.safetensors")
-            with contextlib.suppress(LoraClError) if needed else contextlib.nullcontext():
-                refused += 1
-                assert torch.equal(logits(place / run.folder), answers)
-                refused -= 1
-            assert run_one(run, Where(place)) == Outcome("done")
-            if file.name == "result.json":
-                assert outcome(place / run.folder) == good
+    for place, file in damaged(results, tmp_path, dice):
+        tried += 1
+        for format_name in FORMATS:
+            code, out, err = ask("compare", place, "--format", format_name)
+            assert code == 0
+            assert out
+            assert err == ""
+        assert numbers(place) in ({}, accuracies)
+        code, out, err = ask("diff", results / run.folder, place / run.folder)
+        assert code in (0, 1, 2)
+        assert err.count("\n") == (1 if code == 2 else 0)
+        if code == 2:
+            assert str(place / file) in err
+        if file.name == "result.json":
+            assert code == 2 or numbers(place) == accuracies
+        needed = file.name in ("result.json", "model.safetensors", "adapter_model.safetensors")
+        with contextlib.suppress(LoraClError) if needed else contextlib.nullcontext():
+            refused += 1
+            assert torch.equal(logits(place / run.folder), answers)
+            refused -= 1
+        assert run_one(run, Where(place)) == Outcome("done")
+        if file.name == "result.json":
+            assert outcome(place / run.folder) == good
     assert tried == 56
     assert refused >= 20
     print(f"{tried} damaged folders, load_run refused {refused}")
@@ -139,23 +134,19 @@ def test_an_unfinished_run_goes_on_or_begins_anew(
     assert len(files) == 8  # config, events, two checkpoints, two files for each of two tasks
     dice = random.Random(1)
     tried = anew = 0
-    for file in files:
-        for number, content in enumerate(variants((results / file).read_bytes(), dice)):
-            tried += 1
-            place = tmp_path / f"{file.name}-{file.parent.name}-{number}"
-            shutil.copytree(results, place)
-            (place / file).write_bytes(content)
-            assert numbers(place) == {}
-            code, _, err = ask("diff", place / run.folder, place / run.folder)
-            assert code == 0 or (code == 2 and str(place / file) in err)
-            with pytest.raises(LoraClError, match="does not hold a finished run"):
-                api.load_run(place / run.folder)
-            assert run_one(run, Where(place)) == Outcome("done")
-            assert outcome(place / run.folder) == good
-            events = (place / run.folder / "events.jsonl").read_text(errors="replace")
-            went_back = '"damaged"' in events
-            assert not (went_back and file.name in ("config.yaml", "events.jsonl"))
-            anew += went_back
+    for place, file in damaged(results, tmp_path, dice):
+        tried += 1
+        assert numbers(place) == {}
+        code, _, err = ask("diff", place / run.folder, place / run.folder)
+        assert code == 0 or (code == 2 and str(place / file) in err)
+        with pytest.raises(LoraClError, match="does not hold a finished run"):
+            api.load_run(place / run.folder)
+        assert run_one(run, Where(place)) == Outcome("done")
+        assert outcome(place / run.folder) == good
+        events = (place / run.folder / "events.jsonl").read_text(errors="replace")
+        went_back = '"damaged"' in events
+        assert not (went_back and file.name in ("config.yaml", "events.jsonl"))
+        anew += went_back
     assert tried == 56
     assert anew == 21  # Three files: two for the first task, and the newer checkpoint.
     print(f"{tried} damaged folders, {anew} went back to an earlier state")

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 from process_cases import (
-    ENVIRONMENT,
     command,
     finished,
+    python,
     session_of,
     wait_until,
     workers_of,
@@ -191,14 +191,7 @@ def test_a_file_system_that_takes_no_more_ends_the_run_in_a_line(tmp_path: Path)
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)); "
         "sys.argv = ['lora-cl', *sys.argv[1:]]; from lora_cl.cli import main; main()"
     )
-    arguments = ["run", str(config), "--results", str(results), "--jobs", "0"]
-    ended = subprocess.run(
-        [sys.executable, "-c", limited, *arguments],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-        timeout=120,
-    )
+    ended = python(limited, "run", config, "--results", results, "--jobs", "0")
     assert ended.returncode == 1
     assert ended.stderr.count("File too large") == 3
     assert "Traceback" not in ended.stderr

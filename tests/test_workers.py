@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from process_cases import ENVIRONMENT
+from process_cases import python
 from run_cases import TINY, outcome
 
 from lora_cl import workers
@@ -41,14 +40,7 @@ def test_a_process_with_threads_does_not_fork_and_the_bytes_are_the_same(tmp_pat
     text = TINY.format(scenario="task", method="full: {}, lora: {rank: 2}")
     found, kinds = [], []
     for threads in (0, 1):
-        arguments = [text, str(tmp_path / str(threads)), str(threads)]
-        ended = subprocess.run(
-            [sys.executable, "-c", SCRIPT, *arguments],
-            capture_output=True,
-            text=True,
-            env=ENVIRONMENT,
-            timeout=120,
-        )
+        ended = python(SCRIPT, text, tmp_path / str(threads), str(threads))
         assert ended.returncode == 0, ended.stderr
         made, folders = json.loads(ended.stdout)
         kinds.append(made)
@@ -59,15 +51,11 @@ def test_a_process_with_threads_does_not_fork_and_the_bytes_are_the_same(tmp_pat
 
 
 @linux
-def test_no_fork_where_an_accelerator_may_be_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    class OneThread:
-        def is_dir(self) -> bool:
-            return True
-
-        def iterdir(self) -> list[int]:
-            return [1]
-
-    monkeypatch.setattr(workers, "THREADS", OneThread())
+def test_no_fork_where_an_accelerator_may_be_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "the only thread").mkdir()
+    monkeypatch.setattr(workers, "THREADS", tmp_path)
     assert workers.start_method("cpu") == "fork"
     for device in ("cuda", "cuda:1", "mps"):
         assert workers.start_method(device) == "forkserver"

@@ -215,21 +215,21 @@ def samples_of(
     ``change`` makes float32 inputs of some rows of x, each by itself.
     """
     x, y = getattr(data, f"x_{part}"), getattr(data, f"y_{part}").to(device)
-    rows = torch.arange(len(y), device=device)
+    rows = None
     if classes is not None:
         rows, y = of_classes(y, classes)
     if not streams(data, stream):
         x = x.to(device)
-        return Samples(change(x if classes is None else x.index_select(0, rows)), y)
-    rows = rows.cpu()
+        return Samples(change(x if rows is None else x.index_select(0, rows)), y)
 
     def make(index: Tensor) -> Tensor:
-        chosen = x.index_select(0, rows[index])
+        chosen = x.index_select(0, index)
         if device.type == "cuda":  # From pinned memory the copy runs beside the arithmetic.
             chosen = chosen.pin_memory()
         return change(chosen.to(device, non_blocking=True))
 
-    return Samples(Streamed(make, len(rows), device), y)
+    whole = Streamed(make, len(x), device)
+    return Samples(whole if rows is None else subset(whole, rows), y)
 
 
 def require(condition: bool, key: str, message: str) -> None:

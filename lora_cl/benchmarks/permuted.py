@@ -35,13 +35,13 @@ class Permuted(WholeDataSet):
     def task(self, index: int) -> Task:
         data = self.dataset()
         features = data.x_train[0].numel()
-        order = permutation(features, seed_for(self.seed, "permutation", index))
+        order = permutation(features, seed_for(self.seed, "permutation", index)).to(self.device)
 
         def permuted(x: Tensor) -> Tensor:
             x = pixels(x)
             if index == 0 and not self.options.permute_first:
                 return x
-            return x.flatten(1).index_select(1, order.to(x.device)).reshape(x.shape)
+            return x.flatten(1).index_select(1, order).reshape(x.shape)
 
         return self.make_task(
             index,

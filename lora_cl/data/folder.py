@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from lora_cl.data.packed import stack
+from lora_cl.data.packed import digest, stack
 from lora_cl.data.source import Dataset, Source, tensor_checksum
 from lora_cl.data.split import stratified_split
 from lora_cl.errors import DataError
@@ -98,13 +97,8 @@ class Folder(Source):
             image = read_image(file, size, channels)
             return image[None] if channels == 1 else image.transpose(2, 0, 1)
 
-        whose = _digest((self.path.absolute(), size, channels, part))
-        pack = root / "folder" / f"{whose}-{_digest(self._stamp())}.npy"
-        return stack(files, (channels, size, size), read, pack)
-
-
-def _digest(value: Hashable) -> str:
-    return blake2b(repr(value).encode(), digest_size=8).hexdigest()
+        place = root / "folder" / digest((str(self.path.absolute()), size, channels, part))
+        return stack(files, (channels, size, size), read, place)
 
 
 def _listed(folder: Path, names: tuple[str, ...]) -> tuple[list[Path], NDArray[np.int64]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from hashlib import blake2b
 from math import prod
 from pathlib import Path
 
@@ -23,21 +24,25 @@ Image = NDArray[np.uint8]
 
 
 def stack(
-    files: Sequence[Path], shape: tuple[int, ...], read: Callable[[Path], Image], pack: Path
+    files: Sequence[Path], shape: tuple[int, ...], read: Callable[[Path], Image], place: Path
 ) -> Image:
     """The images of ``files`` (N, *shape) uint8; ``read`` decodes one, in any thread.
 
-    More than IN_MEMORY bytes go to the file ``pack``, named WHOSE-WHICH.npy: WHICH changes with
-    what the images are, and then files of the same WHOSE are removed. If it is there already,
-    nothing is decoded. The stack may be written to, the file is not.
+    More than IN_MEMORY bytes go to a file at ``place``, whose name is this stack's alone and gets
+    a suffix that changes when ``files`` do. If that file is there already, nothing is decoded; if
+    another is, it is removed. The stack may be written to, the file is not.
     Raises what ``read`` raises, or DataError if the file cannot be written.
     """
     whole = (len(files), *shape)
     if prod(whole) <= IN_MEMORY:
         return _fill(np.empty(whole, dtype=np.uint8), files, read)
+    states = ((file, file.stat()) for file in files)
+    state = digest((str(file), stat.st_mtime_ns, stat.st_size) for file, stat in states)
+    pack = place.with_name(f"{place.name}-{state}.npy")
     if not pack.is_file():
         try:
             _write(pack, whole, files, read)
+            _remove_others(pack, place)
         except OSError as error:
             need = f"its {prod(whole) / 1e9:.1f} GB of decoded images"
             raise DataError(f"{pack}: cannot hold {need}: {error.strerror or error}") from None
@@ -55,13 +60,21 @@ def _write(
         mapped.flush()
         del mapped
         temporary.replace(pack)
-        for stale in pack.parent.glob(f"{pack.name.partition('-')[0]}-*.npy"):
-            with suppress(OSError):  # Windows keeps what another process has mapped.
-                if stale != pack:
-                    stale.unlink()
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _remove_others(pack: Path, place: Path) -> None:
+    for other in place.parent.glob(f"{place.name}-*.npy"):
+        if other != pack:
+            with suppress(OSError):  # Windows keeps what another process has mapped.
+                other.unlink()
+
+
+def digest(values: Iterable[object]) -> str:
+    """16 hexadecimal digits that change with any of ``values``."""
+    return blake2b(repr(list(values)).encode(), digest_size=8).hexdigest()
 
 
 def _fill(out: Image, files: Sequence[Path], read: Callable[[Path], Image]) -> Image:

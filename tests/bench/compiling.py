@@ -13,7 +13,7 @@ import torch
 
 from lora_cl import session
 from tests.bench.measure import Row, Setting, ratio, take_turns
-from tests.bench.sides import LORA, in_process, run_config
+from tests.bench.sides import LORA, in_process, run_config, seconds_a_step
 
 
 def rows(setting: Setting) -> list[Row]:
@@ -39,10 +39,7 @@ def rows(setting: Setting) -> list[Row]:
                 chosen = compiled if name == "compiled" else without_prefix
                 with patch.dict(os.environ, cache), patch.object(session, "without_prefix", chosen):
                     _, records = in_process(run, setting.scratch / "choices")
-                later = records[1:]
-                steps[name].append(
-                    sum(r.seconds for r in later) / sum(r.total_steps for r in later)
-                )
+                steps[name].append(seconds_a_step(records[1:]))
                 return time.perf_counter() - start
 
             return timed

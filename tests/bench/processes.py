@@ -42,9 +42,7 @@ def rows(setting: Setting) -> list[Row]:
         yaml.safe_dump({**SPLIT_MNIST, "scenario": "class", "methods": {"full": {}}, "seeds": 5})
     )
     images = setting.scratch / "mnist.npz"
-    source = make_source("mnist")
-    source.fetch(data_root(None))
-    data = source.load(data_root(None))
+    data = make_source("mnist").load(data_root(None))
     parts = ("x_train", "y_train", "x_test", "y_test")
     np.savez(images, **{name: getattr(data, name).numpy() for name in parts})
     results = setting.scratch / "processes"

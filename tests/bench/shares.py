@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from lora_cl import trainer
 from lora_cl.config import RunConfig
 from tests.bench.measure import Row, Setting, take_turns
-from tests.bench.sides import LORA, in_process, run_config
+from tests.bench.sides import LORA, in_process, run_config, seconds_a_step
 
 MATMUL = ("aten::mm", "aten::addmm", "aten::bmm")
 GATHER = ("aten::index", "aten::index_select")
@@ -42,7 +42,7 @@ def rows(setting: Setting) -> list[Row]:
         def step(run: RunConfig) -> Callable[[], float]:
             def side() -> float:
                 _, records = in_process(run, setting.scratch / "shares")
-                return sum(r.seconds for r in records) / sum(r.total_steps for r in records)
+                return seconds_a_step(records)
 
             return side
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +97,11 @@ def in_process(run: RunConfig, results: Path) -> tuple[dict[str, Any], list[Reco
     result = read_result(results / run.folder)
     assert result is not None
     return result, records
+
+
+def seconds_a_step(records: Sequence[Recorded]) -> float:
+    """The mean over all steps of these fits."""
+    return sum(r.seconds for r in records) / sum(r.total_steps for r in records)
 
 
 class HandLora(nn.Module):
