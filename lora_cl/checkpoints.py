@@ -37,7 +37,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, A
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
-    write_atomic(path, struct.pack("<Q", len(encoded)) + encoded + data)
+    write_atomic(path, [struct.pack("<Q", len(encoded)) + encoded, data])
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

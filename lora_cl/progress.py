@@ -183,8 +183,9 @@ class Progress:
             state = self.states[index] = _State()
         if size == state.offset:
             return
-        events, state.offset = read_events(folder, state.offset)
-        for event in events:
+        before = state.offset
+        for event, offset in read_events(folder, before):
+            state.offset = offset
             state.take(event)
             measured = event["event"] == "evaluated" and _mean(state.accuracies) is not None
             if news and measured and self._live is None:
@@ -192,7 +193,7 @@ class Progress:
                     f"{self.runs[index].name}: task {state.task} of {state.tasks} learned, "
                     f"accuracy {_accuracies(state.accuracies)}"
                 )
-        if news and events and state.began is None:
+        if news and state.offset > before and state.began is None:
             state.began, state.began_at = time.time(), state.way
 
     def _say(self, text: str) -> None:

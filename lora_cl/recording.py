@@ -69,7 +69,8 @@ def measured(session: Session | None, peak: MemoryPeak | None) -> dict[str, Any]
     n_tasks = session.benchmark.n_tasks
 
     def whole(rows: list[list[float | None]]) -> list[list[float | None]]:
-        return rows + [[None] * n_tasks for _ in range(n_tasks - len(rows))]
+        padded = [row + [None] * (n_tasks - len(row)) for row in rows]
+        return padded + [[None] * n_tasks] * (n_tasks - len(rows))
 
     routing = None
     if method.router != "oracle":
@@ -153,7 +154,7 @@ def _sessions(folder: Path) -> dict[str, float | int]:
     """
     starts: list[float] = []
     seconds = latest = 0.0
-    for event in read_events(folder)[0]:
+    for event, _ in read_events(folder):
         moment = event.get("time")
         if isinstance(moment, int | float):
             if event["event"] == "run_started":

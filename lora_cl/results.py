@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,17 @@ CHECKSUM = "checksum"
 DEFAULT_RESULTS = Path("results") / "runs"
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
     """Puts ``content`` at ``path`` so that a reader, or a crash, sees the old file or the new one.
 
-    Temporary file in the same directory, fsync, rename, fsync of the directory. Raises OSError,
-    and then the old file is as it was.
+    What is large may come in pieces. Temporary file in the same directory, fsync, rename, fsync
+    of the directory. Raises OSError, and then the old file is as it was.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            for piece in [content] if isinstance(content, bytes) else content:
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -52,13 +54,21 @@ def sync_directory(folder: Path) -> None:
 
 
 def to_json(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+    return b"".join(_json_pieces(value))
+
+
+def _json_pieces(value: Any) -> Iterator[bytes]:
+    """As pieces of some megabytes, because the text of a thousand tasks' matrix is long."""
+    parts = json.JSONEncoder(indent=1, allow_nan=False, ensure_ascii=False).iterencode(value)
+    while piece := "".join(islice(parts, 200_000)):
+        yield piece.encode()
+    yield b"\n"
 
 
 def write_result(folder: Path, record: dict[str, Any]) -> None:
     """Puts the record of a run, with a checksum of it, in its folder."""
-    plain = json.loads(to_json(record))
-    write_atomic(folder / RESULT, to_json({**plain, CHECKSUM: _checksum(plain)}))
+    plain = json.loads(json.dumps(record, allow_nan=False))
+    write_atomic(folder / RESULT, _json_pieces({**plain, CHECKSUM: _checksum(plain)}))
 
 
 def _checksum(record: dict[str, Any]) -> str:
@@ -97,25 +107,20 @@ def append_event(folder: Path, event: str, **fields: Any) -> None:
         file.write(line.encode() + b"\n")
 
 
-def read_events(folder: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-    """The events from byte ``offset`` on, complete lines only, and the offset after them.
+def read_events(folder: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
+    """The events from byte ``offset`` on, complete lines only, each with the offset after it.
 
     A line that is not JSON, such as one torn by a crash, is passed over.
     """
-    try:
-        with (folder / EVENTS).open("rb") as file:
-            file.seek(offset)
-            content = file.read()
-    except OSError:
-        return [], offset
-    complete = content[: content.rfind(b"\n") + 1]
-    events = []
-    for line in complete.splitlines():
-        with suppress(ValueError, RecursionError):
-            event = json.loads(line)
+    with suppress(OSError), (folder / EVENTS).open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            offset += len(line)
+            event = None
+            with suppress(ValueError, RecursionError):
+                event = json.loads(line) if line.endswith(b"\n") else None
             if isinstance(event, dict) and isinstance(event.get("event"), str):
-                events.append(event)
-    return events, offset + len(complete)
+                yield event, offset
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,7 +29,10 @@ CHECKPOINT_SHARE = 0.015
 
 @dataclass
 class Ledger:
-    """What has been measured so far; part of every checkpoint."""
+    """What has been measured so far; part of every checkpoint.
+
+    A matrix's row ends with the last task that was measured in it.
+    """
 
     accuracy: list[list[float | None]] = field(default_factory=list)
     untrained: list[float | None] | None = None
@@ -41,13 +45,35 @@ class Ledger:
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
 
+    MATRICES: ClassVar[tuple[str, ...]] = ("accuracy", "routed", "router_accuracy")
+
+    def parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """For a checkpoint: the matrices as tensors, the rest as JSON."""
+        rest = dict(vars(self))
+        return {name: _to_tensor(rest.pop(name)) for name in self.MATRICES}, rest
+
     @classmethod
-    def of(cls, value: dict[str, Any]) -> Ledger:
-        """From JSON, whose keys are text."""
-        ledger = cls(**value)
+    def of(cls, matrices: dict[str, Tensor], rest: dict[str, Any]) -> Ledger:
+        """From its parts; the keys of JSON are text."""
+        ledger = cls(**rest)
+        for name, matrix in matrices.items():
+            setattr(ledger, name, _to_rows(matrix))
         ledger.learned_fingerprints = {int(k): v for k, v in ledger.learned_fingerprints.items()}
         ledger.last_seen = {int(k): (v[0], v[1]) for k, v in ledger.last_seen.items()}
         return ledger
+
+
+def _to_tensor(rows: list[list[float | None]]) -> Tensor:
+    """Shape (rows, longest row), float64, NaN where not measured."""
+    matrix = torch.full((len(rows), max(map(len, rows), default=0)), math.nan, dtype=torch.float64)
+    for filled, row in zip(matrix, rows, strict=True):
+        known = [math.nan if value is None else value for value in row]
+        filled[: len(row)] = torch.tensor(known, dtype=torch.float64)
+    return matrix
+
+
+def _to_rows(matrix: Tensor) -> list[list[float | None]]:
+    return [[None if math.isnan(value) else value for value in row.tolist()] for row in matrix]
 
 
 @dataclass
@@ -119,7 +145,9 @@ class Resumable:
     def _save(self) -> None:
         self._add_time("train_seconds" if self.place.fit >= 0 else None)
         start = time.monotonic()
+        measured, ledger = self.ledger.parts()
         tensors = {f"method.{k}": v for k, v in self.method.state_dict().items()}
+        tensors |= {f"ledger.{k}": v for k, v in measured.items()}
         for name, memory in self.optimizer_memory.items():
             tensors |= {f"memory.{name}::{key}": value for key, value in memory.items()}
         self.place.epoch, self.place.step = self.progress.epoch, self.progress.step
@@ -135,7 +163,7 @@ class Resumable:
         meta = {
             "place": asdict(self.place),
             "sealed": sorted(self.method.bank),
-            "ledger": asdict(self.ledger),
+            "ledger": ledger,
             "trained": self.trained,
             "without_prefix": self.without_prefix,
         }
@@ -156,7 +184,7 @@ class Resumable:
         if found is None:
             return
         tensors, meta = found
-        self.ledger = Ledger.of(meta["ledger"])
+        self.ledger = Ledger.of(under("ledger.", tensors), meta["ledger"])
         for name, tensor in tensors.items():
             if name.startswith("memory."):
                 parameter, _, key = name.removeprefix("memory.").partition("::")

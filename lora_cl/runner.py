@@ -153,7 +153,7 @@ def record_lost_run(run: RunConfig, where: Where, message: str, force: bool = Fa
 
 def _record_lost(run: RunConfig, folder: Path, message: str) -> None:
     error = {"kind": "WorkerLost", "message": message, "task": None, "step": None}
-    for event in read_events(folder)[0]:
+    for event, _ in read_events(folder):
         error |= {key: event[key] for key in ("task", "step") if isinstance(event.get(key), int)}
     record = {
         **identity(run, run.parse(), "failed"),

@@ -172,10 +172,10 @@ class Session(Resumable):
     def _evaluate(self, latest: int) -> None:
         """One row of the accuracy matrix, and the check of what isolated methods promise."""
         ledger, method = self.ledger, self.method
-        row: list[float | None] = [None] * self.benchmark.n_tasks
+        row: list[float | None] = [None] * min(latest + 2, self.benchmark.n_tasks)
         known = known_hashes(method.network)
         with self._timed("eval_seconds"):
-            for index in range(min(latest + 2, self.benchmark.n_tasks)):
+            for index in range(len(row)):
                 if not method.answers(index):
                     continue
                 seen = method.uses(index, known)
@@ -197,16 +197,15 @@ class Session(Resumable):
 
     def _evaluate_routed(self, latest: int) -> None:
         """The row again with the router in the oracle's place, and how often it was right."""
-        n_tasks = self.benchmark.n_tasks
-        accuracies: list[float | None] = [None] * n_tasks
-        found: list[float | None] = [None] * n_tasks
+        accuracies: list[float | None] = []
+        found: list[float | None] = []
         for index in range(latest + 1):
             task = self.benchmark.task(index)
             samples = task.test()
             first = task.first_class if self.benchmark.scenario == "class" else 0
             tasks, outputs = self.method.route(samples.x)
-            accuracies[index] = trainer.share_equal(outputs, samples.y + first)
-            found[index] = trainer.share_equal(tasks, torch.full_like(tasks, index))
+            accuracies.append(trainer.share_equal(outputs, samples.y + first))
+            found.append(trainer.share_equal(tasks, torch.full_like(tasks, index)))
         self.ledger.routed.append(accuracies)
         self.ledger.router_accuracy.append(found)
 

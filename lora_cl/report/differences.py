@@ -55,7 +55,7 @@ class _Run:
         # What was done again after a crash was logged again: the last word counts.
         self.losses = {
             (event["task"], event["fit"], event["epoch"]): event["loss"]
-            for event in read_events(folder)[0]
+            for event, _ in read_events(folder)
             if event["event"] == "epoch"
             and all(type(event.get(name)) is int for name in ("task", "fit", "epoch"))
             and type(event.get("loss")) in (int, float)

@@ -75,8 +75,8 @@ def learn(setting: Setting, tasks: int, iterations: int, hidden: int = 100) -> P
 
 def seconds_per_task(folder: Path) -> list[float]:
     """From the start of each task to the start of the next, or to the end of the run."""
-    events, _ = read_events(folder)
-    times = [event["time"] for event in events if event["event"] in ("task_started", "done")]
+    ends = ("task_started", "done")
+    times = [event["time"] for event, _ in read_events(folder) if event["event"] in ends]
     return [b - a for a, b in pairwise(times)]
 
 
