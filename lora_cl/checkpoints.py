@@ -114,7 +114,10 @@ class AdapterFolder(Bank):
         return self._seal(task_id).fingerprint
 
     def parameters(self) -> int:
-        return sum(self._seal(task_id).parameters for task_id in self)
+        for task_id in self._numbers():
+            if task_id not in self._seals and task_id in self:
+                self._seal(task_id)
+        return sum(seal.parameters for seal in self._seals.values())
 
     def _seal(self, task_id: int) -> _Seal:
         path = self._file(task_id)
@@ -126,8 +129,10 @@ class AdapterFolder(Bank):
                 return known
             body = Path(path).read_bytes()
             header, _ = _parts(body)
+        except FileNotFoundError:
+            raise KeyError(task_id) from None
         except (OSError, ValueError, struct.error):
-            raise ResultsError(f"{path}: is missing or damaged") from None
+            raise ResultsError(f"{path}: cannot be read or is damaged") from None
         shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
         count = sum(math.prod(shape) for shape in shapes)
         digest = hashlib.blake2b(body, digest_size=16).hexdigest()
@@ -142,6 +147,7 @@ class AdapterFolder(Bank):
         return f"{self.folder}{os.sep}task-{task_id:03d}{os.sep}{self.FILE}"
 
     def __setitem__(self, task_id: int, tensors: Tensors) -> None:
+        self._seals.pop(task_id, None)
         place = self.path(task_id)
         place.mkdir(parents=True, exist_ok=True)
         encoded = self.encode(tensors)
@@ -181,15 +187,19 @@ class AdapterFolder(Bank):
         return isinstance(task_id, int) and os.path.exists(self._file(task_id))
 
     def __delitem__(self, task_id: int) -> None:
+        self._seals.pop(task_id, None)
         shutil.rmtree(self.path(task_id))
 
     def __iter__(self) -> Iterator[int]:
-        names = os.listdir(self.folder) if self.folder.is_dir() else []
-        found = sorted(int(n.removeprefix("task-")) for n in names if n.startswith("task-"))
-        return iter([task_id for task_id in found if task_id in self])
+        return iter([task_id for task_id in self._numbers() if task_id in self])
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+    def _numbers(self) -> list[int]:
+        """Of all tasks that have a folder, which may be empty yet."""
+        names = os.listdir(self.folder) if self.folder.is_dir() else []
+        return sorted(int(n.removeprefix("task-")) for n in names if n.startswith("task-"))
 
 
 def _sorted(config: Mapping[str, Any]) -> bytes:

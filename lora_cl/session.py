@@ -176,7 +176,7 @@ class Session(Resumable):
         known = known_hashes(method.network)
         with self._timed("eval_seconds"):
             for index in range(len(row)):
-                if not method.answers(index):
+                if index not in ledger.last_seen and not method.answers(index):
                     continue
                 seen = method.uses(index, known)
                 if index <= latest:

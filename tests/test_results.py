@@ -304,6 +304,29 @@ def test_adapters_know_where_they_belong(tmp_path: Path) -> None:
     assert list(bank) == [0, 12]
 
 
+def test_a_fingerprint_follows_the_file_and_the_count_what_is_sealed(tmp_path: Path) -> None:
+    folder, cpu = tmp_path / "adapters", torch.device("cpu")
+    bank = AdapterFolder(folder, cpu, "run-a")
+    for task in (0, 1):
+        bank[task] = {"x": torch.zeros(3 + task)}
+    first = bank.fingerprint(0)
+    assert bank.parameters() == AdapterFolder(folder, cpu, "run-a").parameters() == 7
+    bank[0] = {"x": torch.zeros(10)}
+    assert bank.fingerprint(0) != first
+    assert bank.parameters() == 14
+    bank[0] = {"x": torch.zeros(3)}
+    assert bank.fingerprint(0) == first
+    sealed = bank.path(0) / bank.FILE
+    sealed.write_bytes(sealed.read_bytes()[:-1] + b"\1")
+    assert bank.fingerprint(0) != first
+    del bank[1]
+    bank.path(2).mkdir()  # As a process that was killed while it sealed leaves it.
+    assert bank.parameters() == 3
+    for nothing in (1, 2):
+        with pytest.raises(KeyError):
+            bank.fingerprint(nothing)
+
+
 def test_checkpoints_go_back_to_the_last_good_one(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "c", "run-a")
     said: list[str] = []

@@ -16,7 +16,7 @@ class Bank(MutableMapping[int, dict[str, Tensor]]):
 
     @abstractmethod
     def fingerprint(self, task_id: int) -> str:
-        """A hash of the content of what is sealed with ``task_id``."""
+        """A hash of the content of what is sealed with ``task_id``; KeyError if nothing is."""
 
     @abstractmethod
     def parameters(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from typing import Any, ClassVar, Protocol
 
@@ -139,9 +139,10 @@ class Method(ABC):
 
     def uses(self, task_id: int, known: Mapping[tuple[int, int], bytes]) -> str:
         """The fingerprint of all that ``view(task_id)`` uses; ``known`` as in ``fingerprint``."""
-        if self.sealed_alone and task_id in self.bank:
-            shared = blake2b(b"".join(known.values()), digest_size=16).hexdigest()
-            return shared + self.bank.fingerprint(task_id)
+        if self.sealed_alone:
+            with suppress(KeyError):
+                sealed = self.bank.fingerprint(task_id)
+                return blake2b(b"".join(known.values()), digest_size=16).hexdigest() + sealed
         with self.view(task_id) as network:
             return fingerprint(network, known)
 
