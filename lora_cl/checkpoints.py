@@ -86,6 +86,7 @@ Tensors = dict[str, Tensor]
 class _Seal(NamedTuple):
     """What is known of a sealed file as long as its size, time and inode are these."""
 
+    path: str
     stat: tuple[int, int, int]
     fingerprint: str
     parameters: int
@@ -120,8 +121,8 @@ class AdapterFolder(Bank):
         return sum(seal.parameters for seal in self._seals.values())
 
     def _seal(self, task_id: int) -> _Seal:
-        path = self._file(task_id)
         known = self._seals.get(task_id)
+        path = known.path if known else self._file(task_id)
         try:
             found = os.stat(path)
             stat = (found.st_size, found.st_mtime_ns, found.st_ino)
@@ -136,7 +137,7 @@ class AdapterFolder(Bank):
         shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
         count = sum(math.prod(shape) for shape in shapes)
         digest = hashlib.blake2b(body, digest_size=16).hexdigest()
-        self._seals[task_id] = _Seal(stat, digest, count)
+        self._seals[task_id] = _Seal(path, stat, digest, count)
         return self._seals[task_id]
 
     def path(self, task_id: int) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any, ClassVar, Protocol
 
@@ -140,8 +140,11 @@ class Method(ABC):
     def uses(self, task_id: int, known: Mapping[tuple[int, int], bytes]) -> str:
         """The fingerprint of all that ``view(task_id)`` uses; ``known`` as in ``fingerprint``."""
         if self.sealed_alone:
-            with suppress(KeyError):
+            try:
                 sealed = self.bank.fingerprint(task_id)
+            except KeyError:
+                pass
+            else:
                 return blake2b(b"".join(known.values()), digest_size=16).hexdigest() + sealed
         with self.view(task_id) as network:
             return fingerprint(network, known)
