@@ -30,15 +30,19 @@ class Session(Resumable):
         if self.place.task == 0 and self.resumed is None:
             self._evaluate_untrained()
         for index in range(self.place.task, self.benchmark.n_tasks):
-            task = self.benchmark.task(index)
-            self.place = Place(task=index)
-            append_event(self.folder, "task_started", task=index, name=task.name)
-            self._learn(task)
-            self._evaluate(index)
-            self.place = Place(task=index + 1)
-            if index + 1 < self.benchmark.n_tasks:
-                self._save_if_due(boundary=True)
+            self.do_task(index)
         self._save_model()
+
+    def do_task(self, index: int) -> None:
+        """Learns the task after the last one, and evaluates it and all before it."""
+        task = self.benchmark.task(index)
+        self.place = Place(task=index)
+        append_event(self.folder, "task_started", task=index, name=task.name)
+        self._learn(task)
+        self._evaluate(index)
+        self.place = Place(task=index + 1)
+        if index + 1 < self.benchmark.n_tasks:
+            self._save_if_due(boundary=True)
 
     # Learning
 

@@ -48,9 +48,9 @@ def rows(setting: Setting) -> list[Row]:
     results = setting.scratch / "processes"
     where = {"tutorial": data_root(None), "tensors": images}
 
-    def ours(seeds: int) -> float:
+    def ours(threads: int, seeds: int) -> float:
         command = [COMMAND, "run", config, "--results", results, "--force"]
-        return process([*command, "-o", f"seeds={seeds}"])
+        return process([*command, "-o", f"seeds={seeds}", "-o", f"threads={threads}"])
 
     def avalanche(way: str, threads: int, seeds: int) -> float:
         start = time.perf_counter()
@@ -67,19 +67,28 @@ def rows(setting: Setting) -> list[Row]:
             check_same_work(json.loads(line), results)
         return seconds
 
-    def sides(seeds: int, threads: Mapping[str, Sequence[int]]) -> dict[str, Callable[[], float]]:
-        found: dict[str, Callable[[], float]] = {"ours": lambda: ours(seeds)}
+    def sides(
+        seeds: int, own: Sequence[int], threads: Mapping[str, Sequence[int]]
+    ) -> dict[str, Callable[[], float]]:
+        found: dict[str, Callable[[], float]] = {
+            f"ours {number}": partial(ours, number, seeds) for number in own
+        }
         for way in WAYS:
             for number in threads[way]:
                 found[f"{way} {number}"] = partial(avalanche, way, number, seeds)
         return found
 
-    one = take_turns(setting.of(3, 1), sides(1, dict.fromkeys(WAYS, (0, 1))), warm_up=False)
+    both = dict.fromkeys(WAYS, (0, 1))
+    cores = os.cpu_count() or 1
+    one = take_turns(setting.of(3, 1), sides(1, sorted({1, cores}), both), warm_up=False)
     best = {way: min((0, 1), key=lambda n, way=way: median(one[f"{way} {n}"])) for way in WAYS}
     chosen = {way: [number] for way, number in best.items()}
-    five = take_turns(setting.of(2, 1), sides(5, chosen), warm_up=False)
+    five = take_turns(setting.of(2, 1), sides(5, [1], chosen), warm_up=False)
+    cases = [(one, "one run", 1, 3), (five, "five seeds", 1, 7)]
+    if cores > 1:
+        cases.insert(1, (one, f"one run with threads: {cores}", cores, 3))
     found = []
-    for seconds, what, limit in ((one, "one run", 3), (five, "five seeds", 7)):
+    for seconds, what, own, limit in cases:
         for way, written in WAYS.items():
             other = f"{way} {best[way]}"
             used = "one thread" if best[way] else "torch's threads"
@@ -89,10 +98,10 @@ def rows(setting: Setting) -> list[Row]:
                 at_least(
                     limit,
                     f"(b) Avalanche / lora-cl run, {what}: {written}",
-                    median(seconds["ours"]),
+                    median(seconds[f"ours {own}"]),
                     median(seconds[other]),
                     "s",
-                    ratio(seconds, other, "ours"),
+                    ratio(seconds, other, f"ours {own}"),
                     note,
                 )
             )
