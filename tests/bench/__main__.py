@@ -19,6 +19,7 @@ from tests.bench import (
     shares,
     startup,
     steps,
+    streaming,
     table,
 )
 from tests.bench.measure import Row, Setting
@@ -32,6 +33,7 @@ SECTIONS: dict[str, Callable[[Setting], list[Row]]] = {
     "shares": shares.rows,
     "choices": choices.rows,
     "compile": compiling.rows,
+    "streaming": streaming.rows,
 }
 
 
@@ -45,23 +47,24 @@ def main() -> int:
     unknown = [name for name in given.names if name not in SECTIONS]
     if unknown:
         parser.error(f"{unknown[0]}: is not one of {', '.join(SECTIONS)}")
+    output = given.output or (None if given.quick else table.PUBLISHED)
+    command = " ".join(["python -m tests.bench", *sys.argv[1:]])
     scratch = Path(tempfile.mkdtemp(prefix="bench-"))
-    found: dict[str, list[Row]] = {}
+    missed = 0
     try:
         for name in given.names or SECTIONS:
             start = time.perf_counter()
             print(f"{name} ...", file=sys.stderr, flush=True)
             (scratch / name).mkdir()
-            found[name] = SECTIONS[name](Setting(given.quick, scratch / name))
+            rows = SECTIONS[name](Setting(given.quick, scratch / name))
             print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-            table.show(found[name])
+            table.show(rows)
+            missed += sum(row.met is False for row in rows)
+            if output is not None:
+                table.publish({name: rows}, command, output)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    output = given.output or (None if given.quick else table.PUBLISHED)
-    if output is not None:
-        command = " ".join(["python -m tests.bench", *sys.argv[1:]])
-        table.publish(found, command, output)
-    return int(any(row.met is False for rows in found.values() for row in rows))
+    return int(missed > 0)
 
 
 if __name__ == "__main__":
