@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from lora_cl.runner import Outcome, Where, record_lost_run, run_one
 from lora_cl.workers import start_method, without_main, without_signals
 
 POLL_SECONDS = 0.2
+GIVES_WAY, GO_ON = "gives way", "go on"
+"""What a worker says between two steps, and the answer that it waits for."""
 
 
 class Watcher(Protocol):
@@ -37,7 +40,7 @@ def run_all(
         return [
             _in_this_process(index, run, where, watcher, force) for index, run in enumerate(runs)
         ]
-    return _Pool(where, force, watcher).run(runs, min(jobs, len(runs)))
+    return _Pool(runs, where, jobs, force, watcher).run()
 
 
 def _in_this_process(
@@ -56,33 +59,52 @@ class _Worker:
     pipe: Connection
     lifeline: Connection
     task: int | None = None
+    computing: bool = False
 
 
 class _Pool:
-    """Worker processes, each doing one run at a time; one that dies is replaced."""
+    """Worker processes, each with one run at a time; one that dies is replaced.
 
-    def __init__(self, where: Where, force: bool, watcher: Watcher) -> None:
-        self.where, self.force, self.watcher = where, force, watcher
+    ``jobs`` of them compute. When fewer than twice as many runs are left, all of these are begun
+    and take turns, so that no core is idle while one last run goes on.
+    """
+
+    def __init__(
+        self, runs: Sequence[RunConfig], where: Where, jobs: int, force: bool, watcher: Watcher
+    ) -> None:
+        self.runs, self.where, self.jobs, self.force = runs, where, jobs, force
+        self.watcher = watcher
         self.workers: list[_Worker] = []
+        self.queue = deque(range(len(runs)))
+        """Runs that want to compute, the next one first: not begun, or between two steps."""
+        self.statuses = ["unfinished"] * len(runs)
 
-    def run(self, runs: Sequence[RunConfig], jobs: int) -> list[str]:
-        statuses = ["unfinished"] * len(runs)
-        self.waiting = list(range(len(runs)))[::-1]
+    def run(self) -> list[str]:
         try:
-            for _ in range(jobs):
-                self.workers.append(self._start())
-            while self.waiting or any(worker.task is not None for worker in self.workers):
-                for worker in self.workers:
-                    if worker.task is None and self.waiting:
-                        self._give(worker, self.waiting.pop(), runs)
-                busy = [worker for worker in self.workers if worker.task is not None]
+            while self._hand_out():
+                busy = [worker for worker in self.workers if worker.computing]
                 wait([w.pipe for w in busy] + [w.process.sentinel for w in busy], POLL_SECONDS)
                 for worker in busy:
-                    self._collect(worker, runs, statuses)
+                    self._collect(worker)
                 self.watcher.poll()
         finally:
             self._stop()
-        return statuses
+        return self.statuses
+
+    def _hand_out(self) -> bool:
+        """Lets the next runs compute where there is room for them; False when all are done."""
+        computing = sum(worker.computing for worker in self.workers)
+        for _ in range(min(self.jobs - computing, len(self.queue))):
+            index = self.queue.popleft()
+            begun = next((w for w in self.workers if w.task == index), None)
+            worker = begun or next((w for w in self.workers if w.task is None), None)
+            if worker is None:
+                worker = self._start()
+                self.workers.append(worker)
+            worker.task, worker.computing = index, True
+            with suppress(OSError):  # A worker that died meanwhile is noticed by its sentinel.
+                worker.pipe.send(GO_ON if begun else self.runs[index])
+        return any(worker.computing for worker in self.workers)
 
     def _start(self) -> _Worker:
         method = start_method(self.where.device)
@@ -95,7 +117,7 @@ class _Pool:
             inherited = [ours, held, *others]
         process = context.Process(
             target=_work,
-            args=(theirs, lifeline, inherited, self.where, self.force),
+            args=(theirs, lifeline, inherited, self.where, self.force, len(self.runs) > self.jobs),
             daemon=True,
         )
         with without_main(), without_signals():
@@ -104,33 +126,40 @@ class _Pool:
         lifeline.close()
         return _Worker(process, ours, held)
 
-    def _give(self, worker: _Worker, index: int, runs: Sequence[RunConfig]) -> None:
-        worker.task = index
-        with suppress(OSError):  # A worker that died meanwhile is noticed by its sentinel.
-            worker.pipe.send(runs[index])
-
-    def _collect(self, worker: _Worker, runs: Sequence[RunConfig], statuses: list[str]) -> None:
+    def _collect(self, worker: _Worker) -> None:
         index = worker.task
         assert index is not None
-        outcome: Outcome | None = None
+        said: Outcome | str | None = None
         with suppress(EOFError, OSError):
             if worker.pipe.poll():
-                outcome = worker.pipe.recv()
-        if outcome is None:
+                said = worker.pipe.recv()
+        if said is None:
             if worker.process.is_alive():
                 return
             worker.process.join()
             message = _why(worker.process.exitcode)
             self._let_go(worker)
-            self.workers[self.workers.index(worker)] = self._start()
-            outcome = record_lost_run(runs[index], self.where, message, self.force)
-        worker.task = None
-        if outcome.status == "locked":  # Another command does it: come back to it after the others.
-            self.waiting.insert(0, index)
+            self.workers.remove(worker)
+            said = record_lost_run(self.runs[index], self.where, message, self.force)
+        worker.computing = False
+        if isinstance(said, str):
+            self._queue_again(index)
             return
-        statuses[index] = outcome.status
+        worker.task = None
+        if said.status == "locked":  # Another command does it: come back to it after the others.
+            self.queue.append(index)
+            return
+        self.statuses[index] = said.status
         self.watcher.poll()
-        self.watcher.finished(index, outcome.status, outcome.message)
+        self.watcher.finished(index, said.status, said.message)
+
+    def _queue_again(self, index: int) -> None:
+        """Behind the others if all that is left takes turns, else before runs not begun."""
+        left = len(self.queue) + 1 + sum(worker.computing for worker in self.workers)
+        if left < 2 * self.jobs:
+            self.queue.append(index)
+        else:
+            self.queue.appendleft(index)
 
     def _stop(self) -> None:
         """Ends all workers: at once, and none is left behind."""
@@ -160,6 +189,7 @@ def _work(
     inherited: Sequence[Connection],
     where: Where,
     force: bool,
+    take_turns: bool,
 ) -> None:
     """A worker: does the runs it is sent, until it is ended or the main process is gone.
 
@@ -171,12 +201,20 @@ def _work(
     for end in inherited:  # A line is dead only when the last copy of its other end is closed.
         end.close()
     threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
+
+    def give_way() -> None:
+        try:
+            pipe.send(GIVES_WAY)
+            pipe.recv()
+        except (EOFError, OSError):  # The main process is gone; the run is to be resumed.
+            os._exit(1)
+
     while True:
         try:
             run = pipe.recv()
         except (EOFError, OSError):
             return
-        pipe.send(run_one(run, where, force))
+        pipe.send(run_one(run, where, force, give_way if take_turns else None))
 
 
 def _end_with_parent(lifeline: Connection) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +25,11 @@ from lora_cl.results import append_event
 
 CHECKPOINT_SHARE = 0.015
 """No more of a run's time than this goes into checkpoints, but for the first one."""
+
+TURN_SECONDS = 0.2
+"""How long a run computes before it offers its core to another one."""
+
+GiveWay = Callable[[], None]
 
 
 @dataclass
@@ -94,7 +99,13 @@ class Resumable:
     """
 
     def __init__(
-        self, config: Config, benchmark: Benchmark, method: Method, folder: Path, run: str
+        self,
+        config: Config,
+        benchmark: Benchmark,
+        method: Method,
+        folder: Path,
+        run: str,
+        give_way: GiveWay | None = None,
     ) -> None:
         """``run`` is the run's hash: its files say whose they are."""
         self.config = config
@@ -113,7 +124,8 @@ class Resumable:
         self.progress = trainer.Progress()
         self.fits = self.trained = 0
         self.without_prefix = False
-        self.started = self.last_save = time.monotonic()
+        self.give_way = give_way
+        self.started = self.last_save = self.last_turn = time.monotonic()
         self.last_cost = self.save_seconds = 0.0
         self.clock = time.perf_counter()
 
@@ -132,6 +144,15 @@ class Resumable:
         if what is not None:
             setattr(self.ledger, what, getattr(self.ledger, what) + now - self.clock)
         self.clock = now
+
+    def _after_step(self) -> None:
+        """Between two steps: a checkpoint if it is due, and way for another run."""
+        self._save_if_due()
+        if self.give_way is not None and time.monotonic() - self.last_turn >= TURN_SECONDS:
+            self._add_time("train_seconds")
+            self.give_way()
+            self._add_time(None)
+            self.last_turn = time.monotonic()
 
     def _save_if_due(self, boundary: bool = False) -> None:
         """Saves at the ends of tasks and epochs, and every `checkpoint_seconds` in between."""

@@ -33,6 +33,7 @@ from lora_cl.results import (
     write_atomic,
     write_result,
 )
+from lora_cl.resuming import GiveWay
 from lora_cl.session import MODEL, Session
 
 LOCK, LOCK_SECONDS = ".lock", 1.0
@@ -60,8 +61,12 @@ class Outcome:
     message: str | None = None
 
 
-def run_one(run: RunConfig, where: Where, force: bool = False) -> Outcome:
+def run_one(
+    run: RunConfig, where: Where, force: bool = False, give_way: GiveWay | None = None
+) -> Outcome:
     """Does one run, or the rest of it, and writes its record.
+
+    ``give_way`` is called between two steps now and then, and may wait while others compute.
 
     What goes wrong in the run is recorded, not raised; KeyboardInterrupt is raised and leaves
     the run to be resumed. The status is ``locked`` if another process has the run folder.
@@ -73,14 +78,16 @@ def run_one(run: RunConfig, where: Where, force: bool = False) -> Outcome:
             status = None if force else status_of(folder, run.run_hash)
             if status in FINISHED:
                 return Outcome(status)
-            return _run_locked(run, folder, where, force)
+            return _run_locked(run, folder, where, force, give_way)
     except Timeout:
         return Outcome("locked")
     except Exception as error:  # Not even a record could be written, such as on a full disk.
         return Outcome("failed", describe_error(error, None, None)["message"])
 
 
-def _run_locked(run: RunConfig, folder: Path, where: Where, force: bool) -> Outcome:
+def _run_locked(
+    run: RunConfig, folder: Path, where: Where, force: bool, give_way: GiveWay | None
+) -> Outcome:
     if force:
         _empty(folder)
     remove_temporaries(folder)
@@ -101,7 +108,7 @@ def _run_locked(run: RunConfig, folder: Path, where: Where, force: bool) -> Outc
             )
             bank = AdapterFolder(folder / "adapters", device, run.run_hash)
             method = make_method(config, benchmark, bank, device, where.data_dir)
-            session = Session(config, benchmark, method, folder, run.run_hash)
+            session = Session(config, benchmark, method, folder, run.run_hash, give_way)
             session.execute()
         except DivergedError as diverged:
             status = "diverged"

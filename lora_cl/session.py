@@ -128,7 +128,7 @@ class Session(Resumable):
                 order=order,
                 clip_norm=train.clip_norm,
                 progress=self.progress,
-                after_step=self._save_if_due,
+                after_step=self._after_step,
                 after_epoch=after_epoch,
             )
         self._require_finite(self.optimizer)

@@ -54,6 +54,24 @@ def test_any_number_of_jobs_gives_the_same_bytes(tmp_path: Path) -> None:
     assert labels == [(label, seed) for seed in (0, 1) for label in ("full", "lora", "frozen")]
 
 
+def test_the_last_runs_take_turns(tmp_path: Path) -> None:
+    """Three runs on two cores end together; waiting is not training, and changes no bit."""
+    records = do(LONG, tmp_path / "turns", "train.epochs=200", jobs=2)
+    assert [record.status for record in records] == ["done"] * 3
+    logs = [log(record.folder) for record in records]
+    started = [events[0]["time"] for events in logs]
+    done = [events[-1]["time"] for events in logs]
+    assert max(started) < min(done)
+    waited = 0.0
+    for record, begin, end in zip(records, started, done, strict=True):
+        cost = record.result["cost"]
+        waited += end - begin - cost["train_seconds"] - cost["eval_seconds"]
+        assert cost["train_seconds"] > 0.4  # Long enough to have given way.
+    assert waited > 0.3
+    alone = do(LONG, tmp_path / "alone", "train.epochs=200", jobs=0)
+    assert [outcome(r.folder) for r in records] == [outcome(r.folder) for r in alone]
+
+
 def test_finished_runs_are_skipped_and_forced_ones_repeated(tmp_path: Path) -> None:
     for force, starts in ((False, 1), (False, 1), (True, 1)):
         records = do(TINY, tmp_path, jobs=0, force=force)
@@ -151,12 +169,11 @@ def test_a_killed_worker_fails_its_run_alone(tmp_path: Path) -> None:
     with command("run", config, "--results", results, "--jobs", "2") as process:
 
         def under_way() -> bool:
-            return len(list(results.rglob("checkpoint/*.safetensors"))) >= 2
+            checkpoints = {path.parent for path in results.rglob("checkpoint/*.safetensors")}
+            return len(workers_of(process)) == len(checkpoints) == 3
 
         assert wait_until(under_way, 60)
-        workers = workers_of(process)
-        assert len(workers) == 2
-        os.kill(random.Random(0).choice(workers), signal.SIGKILL)
+        os.kill(random.Random(0).choice(workers_of(process)), signal.SIGKILL)
         out, err = process.communicate(timeout=120)
         assert process.returncode == 1, err
         assert wait_until(lambda: not session_of(process.pid), 5)

@@ -71,7 +71,7 @@ class FetchedSource(Source):
 
     def fetch(self, root: Path, say: Callable[[str], None] = say_nothing) -> Path:
         folder = root / self.folder
-        reason = self._cached(folder)
+        reason = self._cached(root)
         if not reason:
             say(f"{self.name}: verified in {folder}")
             return folder
@@ -106,13 +106,14 @@ class FetchedSource(Source):
             "\n  ".join((f"{self.name}: cannot be had. Tried:", *tried, self._help(folder)))
         )
 
-    def _cached(self, folder: Path) -> str:
-        """Why the copy in ``folder`` does not serve; empty if it does."""
+    def _cached(self, root: Path) -> str:
+        """Why the copy under ``root`` does not serve; empty if it does, and then it is loaded."""
+        folder = root / self.folder
         missing = [file.name for file in self.files if not (folder / file.name).is_file()]
         if missing:
             return f"{missing[0]} is not in {folder}"
         try:
-            self._contents(folder)
+            self._load_anew(root)
         except DataError as error:
             return str(error)
         return ""

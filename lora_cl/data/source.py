@@ -97,15 +97,22 @@ class Source(ABC):
 
         Raises DataError, whose message names the file, or every way that was tried.
         """
-        key = (type(self), self.options, root.absolute(), self._stamp())
-        if key in _loaded:
-            _loaded.move_to_end(key)
-            return _loaded[key]
+        key = self._key(root)
+        if key not in _loaded:
+            return self._load_anew(root)
+        _loaded.move_to_end(key)
+        return _loaded[key]
+
+    def _load_anew(self, root: Path) -> Dataset:
+        """As ``load``, but never from memory, and into it."""
         dataset = self._load(root)
-        _loaded[key] = dataset
+        _loaded[self._key(root)] = dataset
         while len(_loaded) > 1 and sum(map(_bytes, _loaded.values())) > _KEEP_BYTES:
             _loaded.popitem(last=False)
         return dataset
+
+    def _key(self, root: Path) -> Hashable:
+        return type(self), self.options, root.absolute(), self._stamp()
 
     @abstractmethod
     def _load(self, root: Path) -> Dataset: ...
