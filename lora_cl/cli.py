@@ -83,8 +83,7 @@ def run(
     """
     with _answering():
         _quiet_threads()
-        if jobs != 0:
-            _start_workers(device)
+        _prepare_processes(device, jobs)
         with _uncollected():
             from lora_cl import api
 
@@ -315,11 +314,13 @@ def _uncollected() -> Iterator[None]:
         gc.enable()
 
 
-def _start_workers(device: str) -> None:
-    """Begins the workers' imports in their own process, beside this one's, if they need one."""
-    from lora_cl.workers import start_early
+def _prepare_processes(device: str, jobs: int | None) -> None:
+    """This process and, if the workers need one of their own, the one that imports beside it."""
+    from lora_cl.workers import keep_memory, start_early
 
-    start_early(device)
+    keep_memory()
+    if jobs != 0:
+        start_early(device)
 
 
 def _say(message: str) -> None:

@@ -7,7 +7,9 @@ import os
 import sys
 
 import lora_cl.runner  # noqa: F401
+from lora_cl.workers import keep_memory
 
 # The server has nothing to tidy up, and taking apart all that it imported would take a second.
 if any("multiprocessing.forkserver" in word for word in sys.orig_argv):
     atexit.register(os._exit, 0)
+    keep_memory()

@@ -148,7 +148,7 @@ def _checksums(config: Config, benchmark: Benchmark | None, root: Path) -> dict[
 
 
 def _sessions(folder: Path) -> dict[str, float | int]:
-    """When a run was first started, seconds of work on it, and in how many sessions.
+    """When a run was first started, the seconds it took, its turns awaited, and in how many sessions.
 
     Of a session that was killed counts what its log tells.
     """

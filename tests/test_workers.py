@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
 from pathlib import Path
@@ -48,6 +49,30 @@ def test_a_process_with_threads_does_not_fork_and_the_bytes_are_the_same(tmp_pat
         assert len(folders) == 2
     assert kinds == [["fork", "fork"], ["forkserver", "forkserver"]]
     assert found[0] == found[1]
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from lora_cl.workers import keep_memory
+
+if int(sys.argv[1]):
+    keep_memory()
+np.ones(8_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+np.ones(8_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@linux
+def test_memory_that_was_freed_is_used_again() -> None:
+    """The system hands out a page at a time, and counts."""
+    if not hasattr(ctypes.CDLL(None), "mallopt"):
+        pytest.skip("this C library has no mallopt")
+    faults = [int(python(FAULTS, str(kept)).stdout) for kept in (0, 1)]
+    assert faults[0] > 100
+    assert faults[1] < faults[0] / 10
 
 
 @linux

@@ -30,9 +30,7 @@ def rows(setting: Setting) -> list[Row]:
         config = setting.scratch / f"{label}.yaml"
         config.write_text(yaml.safe_dump(large(archive, steps, {label: options})))
         records: dict[str, dict[str, Any]] = {}
-        sides = {
-            name: trained(config, name, records) for name in ("stream=true", "stream=false")
-        }
+        sides = {name: trained(config, name, records) for name in ("stream=true", "stream=false")}
         seconds = take_turns(setting.of(3, 1), sides, warm_up=False)
         streamed, in_memory = (records[name] for name in sides)
         if streamed["accuracy_matrix"] != in_memory["accuracy_matrix"]:
