@@ -150,7 +150,8 @@ def _checksums(config: Config, benchmark: Benchmark | None, root: Path) -> dict[
 def _sessions(folder: Path) -> dict[str, float | int]:
     """When a run was first started, the seconds it took, and in how many sessions.
 
-    The seconds hold those in which other runs had their turn. Of a session that was killed counts what its log tells.
+    The seconds hold those in which other runs had their turn. Of a session that was killed counts
+    what its log tells.
     """
     starts: list[float] = []
     seconds = latest = 0.0

@@ -95,7 +95,9 @@ class Session(Resumable):
                 decided = self.without_prefix
                 self._restore_fit(*self.resumed)
             whole = network
-            if self.config.cache and self.method.takes_features:
+            # In less than an epoch some samples are never seen: then all at once is more work.
+            pays = self.config.cache and total_steps >= batches
+            if pays and self.method.takes_features:
                 network, x = without_prefix(network, x, train.batch_size, decided)
             self.without_prefix = network is not whole
             self.trained = max(self.trained, self.method.trained_parameters())

@@ -20,8 +20,8 @@ TASKS = 2
 
 def rows(setting: Setting) -> list[Row]:
     """Whole runs by their records: the time of training and the peak of memory."""
-    images = setting.of(900_000, 20_000)
-    steps = setting.of(1500, 50)
+    images = setting.of(300_000, 20_000)
+    steps = setting.of(600, 50)
     archive = setting.scratch / "large.npz"
     x = np.random.default_rng(0).integers(0, 256, (images, 28, 28), dtype=np.uint8)
     np.savez(archive, x=x, y=np.arange(images) % 10)

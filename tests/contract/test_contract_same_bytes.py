@@ -81,3 +81,18 @@ def test_a_cached_frozen_prefix_gives_the_same_bytes(
     assert len(with_cache) >= 6
     if method in ("frozen", "lora", "dora", "qlora", "adalora"):
         assert used == [True] * 3
+
+
+@pytest.mark.parametrize(("iterations", "cached"), [(2, False), (3, True)])
+def test_in_less_than_an_epoch_the_prefix_of_samples_never_seen_is_not_computed(
+    iterations: int, cached: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task has 40 samples: three batches."""
+    asked = []
+    without_prefix = session.without_prefix
+    monkeypatch.setattr(
+        session, "without_prefix", lambda *given: asked.append(1) or without_prefix(*given)
+    )
+    train = f"train={{iterations: {iterations}, batch_size: 16}}"
+    done(tmp_path, "lora", "task", train)
+    assert len(asked) == (3 if cached else 0)
