@@ -30,6 +30,7 @@ TURN_SECONDS = 0.2
 """How long a run computes before it offers its core to another one."""
 
 GiveWay = Callable[[], None]
+"""Called between two steps; comes back when it is this run's turn again."""
 
 
 @dataclass

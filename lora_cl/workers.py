@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 THREADS = Path("/proc/self/task")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # As in glibc's malloc.h.
 
 
 def start_early(device: str) -> None:
@@ -50,8 +51,8 @@ def keep_memory() -> None:
     if sys.platform == "linux":
         with suppress(AttributeError):  # Other C libraries have no mallopt.
             mallopt = ctypes.CDLL(None).mallopt
-            for m_threshold in (-3, -1):
-                mallopt(m_threshold, 2**30)
+            for threshold in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+                mallopt(threshold, 2**30)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Training on more images than the device should hold as float32: streamed, and in memory."""
+"""Training on many images: streamed, and in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 
 from lora_cl.results import load_records
 from tests.bench.measure import COMMAND, Row, Setting, process, ratio, take_turns
-from tests.bench.sides import LORA
+from tests.bench.sides import LORA, SPLIT_MNIST
 
 METHODS: dict[str, dict[str, Any]] = {"full": {}, "lora": LORA}
 TASKS = 2
@@ -54,15 +54,10 @@ def rows(setting: Setting) -> list[Row]:
 
 def large(archive: Path, steps: int, methods: dict[str, Any]) -> dict[str, Any]:
     """The config: two tasks of five classes."""
+    dataset = {"name": "npz", "path": str(archive)}
     return {
-        "name": "large",
-        "benchmark": {
-            "name": "split",
-            "dataset": {"name": "npz", "path": str(archive)},
-            "tasks": TASKS,
-        },
-        "scenario": "task",
-        "model": {"name": "mlp", "hidden": [400, 400]},
+        **SPLIT_MNIST,
+        "benchmark": {"name": "split", "dataset": dataset, "tasks": TASKS},
         "train": {"iterations": steps, "batch_size": 128},
         "methods": methods,
     }
