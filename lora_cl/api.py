@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cl.config import Experiment, load_config, parse_config
-from lora_cl.engine import Watcher, run_all
+from lora_cl.engines.pool import Watcher, run_all
 from lora_cl.errors import ResultsError
-from lora_cl.machine import resolve_device
-from lora_cl.preparation import prepare
-from lora_cl.progress import Progress, RunLabel
+from lora_cl.records.folders import DEFAULT_RESULTS, Record, load_records, read_record
 from lora_cl.report import to_frame
-from lora_cl.results import DEFAULT_RESULTS, Record, load_records, read_record
-from lora_cl.runner import Where, load_run
+from lora_cl.report.progress import Progress, RunLabel
+from lora_cl.running.machine import resolve_device
+from lora_cl.running.preparation import prepare
+from lora_cl.running.runner import Where, load_run
 
 if TYPE_CHECKING:
     import pandas as pd

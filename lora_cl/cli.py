@@ -16,7 +16,7 @@ import typer
 
 from lora_cl import __version__
 from lora_cl.errors import ConfigError, LoraClError, ResultsError
-from lora_cl.results import DEFAULT_RESULTS
+from lora_cl.records.folders import DEFAULT_RESULTS
 from lora_cl.text import one_line
 
 app = typer.Typer(
@@ -149,7 +149,7 @@ def validate(configs: Configs, override: Overrides = [], data_dir: DataDir = Non
     """Check configs without training anything."""
     with _answering():
         from lora_cl.config import load_config
-        from lora_cl.preparation import check
+        from lora_cl.running.preparation import check
 
         for path in configs:
             experiment = load_config(path, override)
@@ -316,7 +316,7 @@ def _uncollected() -> Iterator[None]:
 
 def _prepare_processes(device: str, jobs: int | None) -> None:
     """This process and, if the workers need one of their own, the one that imports beside it."""
-    from lora_cl.workers import keep_memory, start_early
+    from lora_cl.engines.workers import keep_memory, start_early
 
     keep_memory()
     if jobs != 0:
@@ -343,7 +343,7 @@ def _deliver(text: str, output: Path | None) -> None:
     if output is None:
         typer.echo(text)
         return
-    from lora_cl.results import write_atomic
+    from lora_cl.records.files import write_atomic
 
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from lora_cl.config import RunConfig, parse_config
 from lora_cl.errors import ConfigError
-from lora_cl.preparation import prepare
+from lora_cl.running.preparation import prepare
 
 TINY = """
 name: tiny

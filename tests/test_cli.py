@@ -14,7 +14,7 @@ from process_cases import ENVIRONMENT, ask
 from typer.testing import CliRunner
 
 from lora_cl import cli
-from lora_cl.results import load_records
+from lora_cl.records.folders import load_records
 
 TINY = """
 name: tiny

@@ -10,10 +10,10 @@ import pytest
 import torch
 from run_cases import one_run
 
-from lora_cl import trainer
 from lora_cl.methods import METHODS
-from lora_cl.results import read_record
-from lora_cl.runner import Where, run_one
+from lora_cl.records.folders import read_record
+from lora_cl.running.runner import Where, run_one
+from lora_cl.training import loop
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
@@ -36,7 +36,7 @@ def unguarded(function: Callable[..., Any]) -> Callable[..., Any]:
 def test_no_step_waits_for_the_device(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit = trainer.fit
+    fit = loop.fit
     steps = []
 
     def guarded(*arguments: Any, **options: Any) -> None:
@@ -49,7 +49,7 @@ def test_no_step_waits_for_the_device(
             torch.cuda.set_sync_debug_mode("default")
         steps.append(options["total_steps"])
 
-    monkeypatch.setattr(trainer, "fit", guarded)
+    monkeypatch.setattr(loop, "fit", guarded)
     run = one_run(f"{method}: {{}}", "task")
     assert run is not None
     ended = run_one(run, Where(tmp_path, "cuda"))

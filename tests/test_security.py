@@ -10,9 +10,9 @@ import pytest
 import lora_cl
 from lora_cl.config import parse_config
 from lora_cl.errors import ConfigError
-from lora_cl.preparation import prepare
+from lora_cl.records.results import write_result
 from lora_cl.report import FORMATS, compare_table
-from lora_cl.results import write_result
+from lora_cl.running.preparation import prepare
 
 PACKAGE = Path(lora_cl.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))

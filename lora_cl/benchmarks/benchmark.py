@@ -12,10 +12,10 @@ from pydantic import Field
 from torch import Tensor
 
 from lora_cl.data import DATASETS, Dataset, Source
+from lora_cl.data.streaming import Inputs, Streamed, subset
 from lora_cl.errors import ConfigError
 from lora_cl.options import OptionsBase, choice
 from lora_cl.seeding import seed_for
-from lora_cl.streaming import Inputs, Streamed, subset
 
 SCENARIOS = ("task", "domain", "class")
 

@@ -10,12 +10,12 @@ from pydantic import Field
 from torch import Tensor
 
 from lora_cl.benchmarks import Task, permutation
+from lora_cl.data.streaming import subset
 from lora_cl.methods.fisher import FisherKind, fisher_diagonal
 from lora_cl.methods.method import Fit
 from lora_cl.methods.shared import SharedBackbone, SharedBackboneOptions
 from lora_cl.models import TaskNetwork
 from lora_cl.options import OptionsBase
-from lora_cl.streaming import subset
 
 
 class EWCOptions(SharedBackboneOptions):

@@ -13,7 +13,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from lora_cl.adapters.lora import LoRA
-from lora_cl.streaming import Inputs, parts
+from lora_cl.data.streaming import Inputs, parts
 
 FisherKind = Literal["exact", "sampled", "empirical"]
 

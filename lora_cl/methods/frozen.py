@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from lora_cl.benchmarks import Task
+from lora_cl.data.streaming import parts
 from lora_cl.methods.method import Fit, Method
 from lora_cl.models import trainable_only
 from lora_cl.options import OptionsBase
-from lora_cl.streaming import parts
 
 
 class FrozenOptions(OptionsBase):

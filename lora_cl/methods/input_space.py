@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lora_cl.adapters import AdaptedLayer, adapted_layers
-from lora_cl.streaming import Inputs, parts
+from lora_cl.data.streaming import Inputs, parts
 
 CHUNK = 512
 NOTHING = 1e-12

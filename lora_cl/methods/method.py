@@ -15,12 +15,12 @@ from torch.nn import functional
 
 from lora_cl.adapters import parameter_count
 from lora_cl.benchmarks import Benchmark, Task
+from lora_cl.data.streaming import Inputs, parts
 from lora_cl.methods.bank import Bank
 from lora_cl.methods.routing import CHUNK, class_means, entropy, nearest_task
 from lora_cl.models import Network, TaskNetwork, fingerprint, trainable_only
 from lora_cl.options import OptionsBase
 from lora_cl.seeding import seed_for
-from lora_cl.streaming import Inputs, parts
 
 
 class Fit(Protocol):

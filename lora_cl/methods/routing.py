@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lora_cl.data.streaming import Inputs, parts
 from lora_cl.errors import ConfigError
 from lora_cl.options import OptionsBase
-from lora_cl.streaming import Inputs, parts
 
 CHUNK = 2048
 

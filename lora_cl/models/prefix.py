@@ -7,8 +7,8 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from lora_cl.data.streaming import Inputs, parts
 from lora_cl.models.network import TaskNetwork
-from lora_cl.streaming import Inputs, parts
 
 CHUNK = 1024
 MAX_BYTES = 2 * 1024**3

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora_cl.errors import ResultsError
+from lora_cl.records.folders import load_records
 from lora_cl.report.aggregate import aggregate
 from lora_cl.report.differences import differences
 from lora_cl.report.frame import to_frame
 from lora_cl.report.tables import FORMATS, render
-from lora_cl.results import load_records
 
 __all__ = ["FORMATS", "aggregate", "compare_table", "differences", "render", "to_frame"]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from lora_cl.records.folders import Record
 from lora_cl.report.reading import Run, check
 from lora_cl.report.statistics import Summary, summarise
-from lora_cl.results import Record
 
 MEASURES = (
     "average_accuracy",

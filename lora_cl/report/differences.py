@@ -9,7 +9,9 @@ from typing import Any
 import yaml
 
 from lora_cl.errors import ResultsError
-from lora_cl.results import CONFIG, RESULT, read_events, read_result
+from lora_cl.records.events import read_events
+from lora_cl.records.folders import CONFIG
+from lora_cl.records.results import RESULT, read_result
 from lora_cl.text import one_line
 
 ENVIRONMENT = ("versions", "device", "device_name", "system", "threads")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from lora_cl.records.folders import Record
 from lora_cl.report.aggregate import MEASURES
 from lora_cl.report.reading import check
-from lora_cl.results import Record
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-import lora_cl.metrics as metrics
-from lora_cl.results import SCHEMA_VERSION, Record
+import lora_cl.records.metrics as metrics
+from lora_cl.records.folders import Record
+from lora_cl.records.results import SCHEMA_VERSION
 from lora_cl.text import one_line
 
 COSTS = (

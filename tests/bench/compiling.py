@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import torch
 
-from lora_cl import session
+from lora_cl.running import session
 from tests.bench.measure import Row, Setting, ratio, take_turns
 from tests.bench.sides import LORA, in_process, run_config, seconds_a_step
 

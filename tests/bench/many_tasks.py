@@ -11,10 +11,10 @@ from typing import Any
 import torch
 import yaml
 
-from lora_cl.checkpoints import AdapterFolder
-from lora_cl.results import load_records
-from lora_cl.runner import make_benchmark, make_method
-from lora_cl.session import Session
+from lora_cl.records.folders import load_records
+from lora_cl.running.checkpoints import AdapterFolder
+from lora_cl.running.runner import make_benchmark, make_method
+from lora_cl.running.session import Session
 from tests.bench.measure import (
     COMMAND,
     Row,

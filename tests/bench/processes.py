@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from lora_cl.data import data_root, make_source
-from lora_cl.results import load_records
+from lora_cl.records.folders import load_records
 from tests.bench.measure import COMMAND, ROOT, Row, Setting, at_least, process, ratio, take_turns
 from tests.bench.sides import SPLIT_MNIST
 

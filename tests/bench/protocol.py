@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 from pathlib import Path
 
-from lora_cl.results import load_records
+from lora_cl.records.folders import load_records
 from tests.bench.measure import COMMAND, Row, Setting, process
 
 CONFIG = Path(__file__).with_name("van_de_ven.yaml")

@@ -9,8 +9,8 @@ from unittest.mock import patch
 
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from lora_cl import trainer
 from lora_cl.config import RunConfig
+from lora_cl.training import loop
 from tests.bench.measure import Row, Setting, take_turns
 from tests.bench.sides import LORA, in_process, run_config, seconds_a_step
 
@@ -69,13 +69,13 @@ def rows(setting: Setting) -> list[Row]:
 
 def _fits_marked() -> Any:
     """Puts a mark around every fit, so that only what is inside counts."""
-    fit = trainer.fit
+    fit = loop.fit
 
     def marked(*arguments: Any, **options: Any) -> None:
         with record_function("bench fit"):
             fit(*arguments, **options)
 
-    return patch.object(trainer, "fit", marked)
+    return patch.object(loop, "fit", marked)
 
 
 def _own_seconds(events: Iterable[Any]) -> dict[str, float]:

@@ -16,10 +16,10 @@ import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lora_cl import trainer
 from lora_cl.config import RunConfig, parse_config
-from lora_cl.results import read_result
-from lora_cl.runner import Where, run_one
+from lora_cl.records.results import read_result
+from lora_cl.running.runner import Where, run_one
+from lora_cl.training import loop
 
 SPLIT_MNIST: dict[str, Any] = {
     "name": "bench",
@@ -39,7 +39,7 @@ def run_config(method: dict[str, Any], **changes: Any) -> RunConfig:
 
 @dataclass
 class Recorded:
-    """What went into one call of ``trainer.fit`` and came out of it."""
+    """What went into one call of ``loop.fit`` and came out of it."""
 
     x: Tensor
     y: Tensor
@@ -57,13 +57,13 @@ class Recorded:
 
 @contextmanager
 def recorded_fits() -> Iterator[list[Recorded]]:
-    """Notes every ``trainer.fit`` inside, and times its step loop alone.
+    """Notes every ``loop.fit`` inside, and times its step loop alone.
 
     That is the loop with all hooks of a run, but neither the making of the task's data, nor the
     computing of the frozen prefix, nor what happens between two epochs, such as a checkpoint.
     """
     records: list[Recorded] = []
-    fit = trainer.fit
+    fit = loop.fit
 
     def recording(learner: Any, network: Any, x: Tensor, y: Tensor, **options: Any) -> None:
         weights = {k: v.detach().clone() for k, v in network.state_dict().items()}
@@ -84,7 +84,7 @@ def recorded_fits() -> Iterator[list[Recorded]]:
         record.seconds = time.process_time() - start - between
         records.append(record)
 
-    with patch.object(trainer, "fit", recording):
+    with patch.object(loop, "fit", recording):
         yield records
 
 

@@ -7,7 +7,8 @@ from collections import Counter
 from pathlib import Path
 from statistics import median
 
-from lora_cl.results import RESULT, load_records, write_result
+from lora_cl.records.folders import load_records
+from lora_cl.records.results import RESULT, write_result
 from tests.bench.measure import COMMAND, Row, Setting, at_most, process
 from tests.bench.sides import in_process, run_config
 

@@ -9,8 +9,8 @@ from statistics import median
 import torch
 from torch import nn
 
-from lora_cl import trainer
-from lora_cl.runner import make_benchmark
+from lora_cl.running.runner import make_benchmark
+from lora_cl.training import loop
 from tests.bench.measure import (
     Row,
     Setting,
@@ -108,14 +108,14 @@ def rows(setting: Setting) -> list[Row]:
 
 
 def evaluation(setting: Setting, record: Recorded) -> list[Row]:
-    """(a) ``trainer.accuracy`` against an evaluation by hand of the same 5 test sets."""
+    """(a) ``loop.accuracy`` against an evaluation by hand of the same 5 test sets."""
     network = plain_mlp(record)
     benchmark = make_benchmark(run_config({"full": {}}).parse(), 0, torch.device("cpu"), None)
     samples = [benchmark.task(index).test() for index in range(benchmark.n_tasks)]
     found: dict[str, list[float]] = {}
 
     def ours() -> None:
-        found["ours"] = [trainer.accuracy(network, s.x, s.y) for s in samples]
+        found["ours"] = [loop.accuracy(network, s.x, s.y) for s in samples]
 
     @torch.inference_mode()
     def by_hand() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from lora_cl.results import load_records
+from lora_cl.records.folders import load_records
 from tests.bench.measure import COMMAND, Row, Setting, process, ratio, take_turns
 from tests.bench.sides import LORA, SPLIT_MNIST
 

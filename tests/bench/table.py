@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lora_cl.results import write_atomic
+from lora_cl.records.files import write_atomic
 from tests.bench.measure import ROOT, Row
 
 PUBLISHED = ROOT / "results" / "published"

@@ -10,7 +10,7 @@ import pytest
 
 from lora_cl.config import load_config, parse_config
 from lora_cl.errors import ConfigError, DataError, LoraClError
-from lora_cl.preparation import check, prepare
+from lora_cl.running.preparation import check, prepare
 
 DATA = "{name: synthetic, classes: 6}"
 GOOD = """name: t

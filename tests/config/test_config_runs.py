@@ -13,9 +13,9 @@ from lora_cl.config import RunConfig, parse_config
 from lora_cl.config.model import Config
 from lora_cl.models import build_network
 from lora_cl.options import OptionsBase
-from lora_cl.preparation import prepare
-from lora_cl.results import CONFIG
-from lora_cl.runner import Where, run_one
+from lora_cl.records.folders import CONFIG
+from lora_cl.running.preparation import prepare
+from lora_cl.running.runner import Where, run_one
 
 GOOD = """name: t
 benchmark: {name: split, dataset: {name: synthetic, classes: 6}, tasks: 3}

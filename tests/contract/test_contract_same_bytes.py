@@ -9,10 +9,11 @@ import pytest
 from run_cases import one_run, outcome
 from safetensors import safe_open
 
-from lora_cl import session, streaming
 from lora_cl.benchmarks import SCENARIOS
+from lora_cl.data import streaming
 from lora_cl.methods import METHODS
-from lora_cl.runner import Where, run_one
+from lora_cl.running import session
+from lora_cl.running.runner import Where, run_one
 
 WIDER = ("benchmark.dataset.features=64", "model.hidden=[64, 32]")
 """Matrix products of a few columns round otherwise in other batches, and then are not cached."""

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 import lora_cl
-from lora_cl import trainer
 from lora_cl.benchmarks import Task, permutation
 from lora_cl.config import Experiment
 from lora_cl.methods import METHODS, Fit, MemoryBank, Method
 from lora_cl.models import build_network, fingerprint
-from lora_cl.optimizers import make_optimizer
-from lora_cl.results import Record
-from lora_cl.runner import make_benchmark
+from lora_cl.records.folders import Record
+from lora_cl.running.runner import make_benchmark
+from lora_cl.training import loop
+from lora_cl.training.optimizers import make_optimizer
 
 SCENARIOS = ("task", "domain", "class")
 OPTIMIZERS = (
@@ -76,18 +76,18 @@ def quick_fit(method: Method, steps: int = 6) -> Fit:
             samples = tasks[0].train()
             y = samples.y + network.offsets[tasks[0].id]
             method.start_fit(tasks, network)
-            trainer.fit(
+            loop.fit(
                 method,
                 network,
                 samples.x,
                 y,
                 optimizer=make_optimizer("sgd", method.param_groups(), 0.01, 0.01, 0.9),
-                rate=trainer.RATES["constant"],
+                rate=loop.RATES["constant"],
                 batch_size=16,
                 total_steps=steps,
                 order=lambda epoch: permutation(len(y), epoch),
                 clip_norm=None,
-                progress=trainer.Progress(),
+                progress=loop.Progress(),
                 after_step=lambda: None,
                 after_epoch=lambda losses: None,
             )

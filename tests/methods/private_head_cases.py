@@ -10,14 +10,14 @@ import pytest
 import torch
 
 import lora_cl
-from lora_cl import trainer
 from lora_cl.benchmarks import Task, permutation
 from lora_cl.config import Experiment
 from lora_cl.methods import METHODS, Fit, Method
 from lora_cl.models import build_network, fingerprint
-from lora_cl.optimizers import make_optimizer
-from lora_cl.results import Record
-from lora_cl.runner import make_benchmark
+from lora_cl.records.folders import Record
+from lora_cl.running.runner import make_benchmark
+from lora_cl.training import loop
+from lora_cl.training.optimizers import make_optimizer
 
 SCENARIOS = ("task", "domain", "class")
 OPTIMIZERS = (
@@ -73,18 +73,18 @@ def quick_fit(method: Method, optimizer: str = "sgd", steps: int = 6) -> Fit:
             samples = tasks[0].train()
             method.start_fit(tasks, network)
             momentum = 0.9 if optimizer == "sgd" else 0.0
-            trainer.fit(
+            loop.fit(
                 method,
                 network,
                 samples.x,
                 samples.y,
                 optimizer=make_optimizer(optimizer, method.param_groups(), 0.05, 0.1, momentum),
-                rate=trainer.RATES["constant"],
+                rate=loop.RATES["constant"],
                 batch_size=16,
                 total_steps=steps,
                 order=lambda epoch: permutation(len(samples.y), epoch),
                 clip_norm=None,
-                progress=trainer.Progress(),
+                progress=loop.Progress(),
                 after_step=lambda: None,
                 after_epoch=lambda losses: None,
             )

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 import lora_cl
-from lora_cl import trainer
 from lora_cl.benchmarks import Task, permutation
 from lora_cl.config import Experiment
 from lora_cl.methods import METHODS, Fit, MemoryBank, Method
 from lora_cl.models import build_network
-from lora_cl.optimizers import make_optimizer
-from lora_cl.results import Record
-from lora_cl.runner import make_benchmark
+from lora_cl.records.folders import Record
+from lora_cl.running.runner import make_benchmark
+from lora_cl.training import loop
+from lora_cl.training.optimizers import make_optimizer
 
 MLP = "{name: mlp, hidden: [16, 16]}"
 CNN = "{name: cnn, channels: [4], hidden: 8}"
@@ -86,18 +86,18 @@ def sgd_fit(
         with method.view_together(tasks) as network:
             samples = task.train()
             method.start_fit(tasks, network)
-            trainer.fit(
+            loop.fit(
                 method,
                 network,
                 samples.x,
                 samples.y + network.offsets[task.id],
                 optimizer=make_optimizer("sgd", method.param_groups(), lr, 0.1, 0.9),
-                rate=trainer.RATES["constant"],
+                rate=loop.RATES["constant"],
                 batch_size=16,
                 total_steps=steps,
                 order=lambda epoch: permutation(len(samples.y), epoch),
                 clip_norm=None,
-                progress=trainer.Progress(),
+                progress=loop.Progress(),
                 after_step=each,
                 after_epoch=lambda losses: None,
             )

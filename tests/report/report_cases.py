@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lora_cl.results import Record, write_result
+from lora_cl.records.folders import Record
+from lora_cl.records.results import write_result
 
 LORA = [[0.9, None], [0.9, 0.8]]
 FULL = [[0.9, None], [0.5, 0.7]]

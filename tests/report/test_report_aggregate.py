@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from report_cases import FULL, JOINT, LORA, record
 
+from lora_cl.records.folders import Record
 from lora_cl.report import aggregate, to_frame
 from lora_cl.report.aggregate import Problem
 from lora_cl.report.reading import check
-from lora_cl.results import Record
 
 
 def only_row(records):

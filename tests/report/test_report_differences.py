@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from lora_cl.errors import ResultsError
+from lora_cl.records.events import append_event
+from lora_cl.records.results import write_result
 from lora_cl.report import differences
-from lora_cl.results import append_event, write_result
 
 RESULT: dict[str, Any] = {
     "schema_version": 1,

@@ -302,7 +302,7 @@ def test_no_runs_is_an_error(tmp_path):
 def test_neither_torch_nor_pandas_is_imported_to_compare(tmp_path):
     write(tmp_path, result("full", 0, FULL))
     code = (
-        "import sys, pathlib, lora_cl.report, lora_cl.progress, lora_cl.metrics\n"
+        "import sys, pathlib, lora_cl.report, lora_cl.report.progress, lora_cl.records.metrics\n"
         "print(lora_cl.report.compare_table([pathlib.Path(sys.argv[1])], 'json'))\n"
         "print([m for m in ('torch', 'pandas', 'scipy', 'sklearn') if m in sys.modules])"
     )

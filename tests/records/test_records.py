@@ -18,23 +18,14 @@ import pytest
 import torch
 from run_cases import one_run, outcome
 
-from lora_cl import results
-from lora_cl.checkpoints import AdapterFolder, Checkpoints, load_tensors, save_tensors
 from lora_cl.errors import ResultsError
-from lora_cl.results import (
-    EVENTS,
-    RESULT,
-    append_event,
-    load_records,
-    read_events,
-    read_record,
-    read_result,
-    run_folders,
-    status_of,
-    write_atomic,
-    write_result,
-)
-from lora_cl.runner import Outcome, Where, run_one
+from lora_cl.records import results
+from lora_cl.records.events import EVENTS, append_event, read_events
+from lora_cl.records.files import write_atomic
+from lora_cl.records.folders import load_records, read_record, run_folders
+from lora_cl.records.results import RESULT, read_result, status_of, write_result
+from lora_cl.running.checkpoints import AdapterFolder, Checkpoints, load_tensors, save_tensors
+from lora_cl.running.runner import Outcome, Where, run_one
 
 RECORD = {"schema_version": 1, "status": "done", "hash": "0123abcd", "n": 0.1, "x": [None, 1]}
 
@@ -435,7 +426,7 @@ def test_a_failed_run_stays_on_record_until_it_is_better(
     assert run is not None
     where, folder = Where(tmp_path), tmp_path / run.folder
     with monkeypatch.context() as patched:
-        patched.setattr("lora_cl.trainer.accuracy", _raise(MemoryError("no more")))
+        patched.setattr("lora_cl.training.loop.accuracy", _raise(MemoryError("no more")))
         assert run_one(run, where) == Outcome("failed", "no more")
     record = read_record(folder)
     assert record.status == "failed"
@@ -463,7 +454,7 @@ def test_an_unexpected_error_is_recorded_with_its_traceback(
     run = one_run("full: {}", "task")
     assert run is not None
     with monkeypatch.context() as patched:
-        patched.setattr("lora_cl.trainer.accuracy", _raise(KeyError("odd\nthing")))
+        patched.setattr("lora_cl.training.loop.accuracy", _raise(KeyError("odd\nthing")))
         ended = run_one(run, Where(tmp_path))
     assert ended.status == "failed"
     assert "\n" not in str(ended.message)

@@ -10,9 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lora_cl.data.streaming import Inputs, batches, parts
 from lora_cl.models import TaskNetwork, training_mode
-from lora_cl.optimizers import Optimizer
-from lora_cl.streaming import Inputs, batches, parts
+from lora_cl.training.optimizers import Optimizer
 
 
 class Learner(Protocol):

@@ -13,28 +13,21 @@ import torch
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from lora_cl.base import base_network
 from lora_cl.benchmarks import BENCHMARKS, Benchmark
-from lora_cl.checkpoints import AdapterFolder, load_tensors, require_owner
 from lora_cl.config import Config, RunConfig
 from lora_cl.data import DATASETS, data_root
 from lora_cl.errors import DivergedError, LoraClError, ResultsError
-from lora_cl.machine import MemoryPeak, versions
 from lora_cl.methods import METHODS, Method
-from lora_cl.recording import EXPECTED, describe_error, identity, measured, provenance
-from lora_cl.results import (
-    CONFIG,
-    RESULT,
-    append_event,
-    read_events,
-    read_result,
-    remove_temporaries,
-    status_of,
-    write_atomic,
-    write_result,
-)
-from lora_cl.resuming import GiveWay
-from lora_cl.session import MODEL, Session
+from lora_cl.records.events import append_event, read_events
+from lora_cl.records.files import remove_temporaries, write_atomic
+from lora_cl.records.folders import CONFIG
+from lora_cl.records.results import RESULT, read_result, status_of, write_result
+from lora_cl.running.base import base_network
+from lora_cl.running.checkpoints import AdapterFolder, load_tensors, require_owner
+from lora_cl.running.machine import MemoryPeak, versions
+from lora_cl.running.recording import EXPECTED, describe_error, identity, measured, provenance
+from lora_cl.running.resuming import GiveWay
+from lora_cl.running.session import MODEL, Session
 
 LOCK, LOCK_SECONDS = ".lock", 1.0
 TRACEBACK = "traceback.txt"

@@ -21,7 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lora_cl.results import EVENTS, read_events
+from lora_cl.records.events import EVENTS, read_events
 from lora_cl.text import duration, one_line
 
 SHOWN_ACCURACIES = 5

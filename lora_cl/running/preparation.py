@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from lora_cl.base import load_weights, weights_checksum
 from lora_cl.benchmarks import BENCHMARKS, Benchmark
 from lora_cl.config import Config, Experiment, RunConfig
 from lora_cl.data import DATASETS, Dataset, Source, data_root, pixels
@@ -16,7 +15,8 @@ from lora_cl.errors import ConfigError, DataError, LoraClError
 from lora_cl.methods import METHODS, MemoryBank
 from lora_cl.methods.routing import check_router
 from lora_cl.models import build_network
-from lora_cl.runner import make_benchmark
+from lora_cl.running.base import load_weights, weights_checksum
+from lora_cl.running.runner import make_benchmark
 
 Say = Callable[[str], None]
 

@@ -11,19 +11,20 @@ import pytest
 from process_cases import python
 from run_cases import TINY, outcome
 
-from lora_cl import workers
+from lora_cl.engines import workers
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks here")
 
 SCRIPT = """
 import json, sys, threading
 from pathlib import Path
-from lora_cl import api, engine
+from lora_cl import api
+from lora_cl.engines import pool
 from lora_cl.config import parse_config
 
 kinds = []
-made = engine.start_method
-engine.start_method = lambda device: kinds.append(made(device)) or kinds[-1]
+made = pool.start_method
+pool.start_method = lambda device: kinds.append(made(device)) or kinds[-1]
 text, results, threads = sys.argv[1:]
 halt = threading.Event()
 if int(threads):
@@ -54,7 +55,7 @@ def test_a_process_with_threads_does_not_fork_and_the_bytes_are_the_same(tmp_pat
 FAULTS = """
 import resource, sys
 import numpy as np
-from lora_cl.workers import keep_memory
+from lora_cl.engines.workers import keep_memory
 
 if int(sys.argv[1]):
     keep_memory()

@@ -21,7 +21,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # As in glibc's malloc.h.
 def start_early(device: str) -> None:
     """Lets the server's imports begin now, beside those of the caller, where it will be needed."""
     if sys.platform != "win32" and not _may_fork(device):
-        multiprocessing.set_forkserver_preload(["lora_cl.preload"])
+        multiprocessing.set_forkserver_preload(["lora_cl.engines.preload"])
         with without_main():
             from multiprocessing import forkserver
 

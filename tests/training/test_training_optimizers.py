@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from lora_cl.optimizers import make_optimizer
+from lora_cl.training.optimizers import make_optimizer
 
 CASES = [
     ("adam", 0.0, 0.0, lambda p: torch.optim.Adam(p, 1e-2, fused=True)),

@@ -18,7 +18,7 @@ from lora_cl import api
 from lora_cl.config import RunConfig
 from lora_cl.errors import LoraClError
 from lora_cl.report import FORMATS
-from lora_cl.runner import Outcome, Where, run_one
+from lora_cl.running.runner import Outcome, Where, run_one
 
 
 def variants(content: bytes, dice: random.Random) -> Iterator[bytes]:
@@ -127,7 +127,7 @@ def test_an_unfinished_run_goes_on_or_begins_anew(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("lora_cl.session.Session._save_model", cut_off)
+        patched.setattr("lora_cl.running.session.Session._save_model", cut_off)
         with pytest.raises(KeyboardInterrupt):
             run_one(run, Where(results))
     files = files_of(results)

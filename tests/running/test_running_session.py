@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from run_cases import log, one_run, outcome
 
-from lora_cl import checkpoints, session, trainer
 from lora_cl.benchmarks import SCENARIOS
 from lora_cl.config import RunConfig
 from lora_cl.methods import METHODS
-from lora_cl.results import read_result
-from lora_cl.runner import Outcome, Where, run_one
+from lora_cl.records.results import read_result
+from lora_cl.running import checkpoints, session
+from lora_cl.running.runner import Outcome, Where, run_one
+from lora_cl.training import loop
 
 POINTS = [
     (session.Session, "_save_if_due"),
@@ -22,7 +23,7 @@ POINTS = [
     (checkpoints, "write_atomic"),
     (checkpoints.AdapterFolder, "__setitem__"),
     (checkpoints.AdapterFolder, "__delitem__"),
-    (trainer, "accuracy"),
+    (loop, "accuracy"),
 ]
 
 

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from lora_cl import metrics
+from lora_cl.records import metrics
 
 N = None
 # Task 0: learned at .9, then .6, ends at .7. Task 1: learned at .8, ends at .5. Task 2: ends at .9.

@@ -14,8 +14,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 from lora_cl.config import RunConfig
-from lora_cl.runner import Outcome, Where, record_lost_run, run_one
-from lora_cl.workers import start_method, without_main, without_signals
+from lora_cl.engines.workers import start_method, without_main, without_signals
+from lora_cl.running.runner import Outcome, Where, record_lost_run, run_one
 
 POLL_SECONDS = 0.2
 GIVES_WAY, GO_ON = "gives way", "go on"

@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora_cl import trainer
 from lora_cl.benchmarks.benchmark import permutation, samples_of
-from lora_cl.checkpoints import load_tensors, require_owner, save_tensors
 from lora_cl.config import Config
 from lora_cl.data import DATASETS, data_root, pixels
 from lora_cl.errors import ConfigError, ResultsError
 from lora_cl.methods.full import Full
 from lora_cl.methods.shared import SharedBackboneOptions
 from lora_cl.models import Network, TaskNetwork, build_network, seeded
-from lora_cl.optimizers import make_optimizer
+from lora_cl.running.checkpoints import load_tensors, require_owner, save_tensors
 from lora_cl.seeding import seed_for
 from lora_cl.text import one_line
+from lora_cl.training import loop
+from lora_cl.training.optimizers import make_optimizer
 
 
 def base_network(
@@ -129,20 +129,20 @@ def _pretrain(network: Network, config: Config, seed: int, data_dir: Path | None
         train.momentum,
     )
     torch.manual_seed(seed_for(seed, "pretraining"))
-    trainer.fit(
+    loop.fit(
         Full(SharedBackboneOptions()),
         together,
         samples.x,
         samples.y,
         optimizer=optimizer,
-        rate=trainer.RATES[train.schedule],
+        rate=loop.RATES[train.schedule],
         batch_size=train.batch_size,
         total_steps=steps,
         order=lambda epoch: permutation(
             len(samples.y), seed_for(seed, "pretraining batches", epoch)
         ).to(device),
         clip_norm=train.clip_norm,
-        progress=trainer.Progress(),
+        progress=loop.Progress(),
         after_step=lambda: None,
         after_epoch=lambda losses: None,
     )

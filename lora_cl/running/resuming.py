@@ -13,15 +13,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lora_cl import trainer
 from lora_cl.adapters import parameter_count
 from lora_cl.benchmarks import Benchmark
-from lora_cl.checkpoints import Checkpoints
 from lora_cl.config import Config
 from lora_cl.errors import ResultsError
 from lora_cl.methods import Method
-from lora_cl.optimizers import Optimizer
-from lora_cl.results import append_event
+from lora_cl.records.events import append_event
+from lora_cl.running.checkpoints import Checkpoints
+from lora_cl.training import loop
+from lora_cl.training.optimizers import Optimizer
 
 CHECKPOINT_SHARE = 0.015
 """No more of a run's time than this goes into checkpoints, but for the first one."""
@@ -122,7 +122,7 @@ class Resumable:
         self.resumed: tuple[Place, dict[str, Tensor]] | None = None
         self.optimizer: Optimizer | None = None
         self.optimizer_memory: dict[str, dict[str, Tensor]] = {}
-        self.progress = trainer.Progress()
+        self.progress = loop.Progress()
         self.fits = self.trained = 0
         self.without_prefix = False
         self.give_way = give_way
@@ -248,7 +248,7 @@ class Resumable:
             if state:
                 self.optimizer.state[parameter] = {k: v.to(self.device) for k, v in state.items()}
         losses = list(tensors["losses"].to(self.device)) if "losses" in tensors else []
-        self.progress = trainer.Progress(place.epoch, place.step, losses)
+        self.progress = loop.Progress(place.epoch, place.step, losses)
         torch.set_rng_state(tensors["random"])
         if "device_random" in tensors:
             torch.cuda.set_rng_state(tensors["device_random"], self.device)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lora_cl.streaming import AHEAD, Streamed, batches, joined, parts, subset
+from lora_cl.data.streaming import AHEAD, Streamed, batches, joined, parts, subset
 
 CPU = torch.device("cpu")
 

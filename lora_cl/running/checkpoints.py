@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lora_cl.errors import ResultsError
 from lora_cl.methods import Bank
-from lora_cl.results import sync_directory, to_json, write_atomic
+from lora_cl.records.files import sync_directory, to_json, write_atomic
 
 CHECKSUM, META = "lora_cl_checksum", "lora_cl"
 

@@ -23,9 +23,10 @@ from process_cases import (
 )
 from run_cases import log, outcome
 
-from lora_cl import api, machine
+from lora_cl import api
 from lora_cl.config import parse_config
-from lora_cl.results import Record, load_records, read_record
+from lora_cl.records.folders import Record, load_records, read_record
+from lora_cl.running import machine
 
 TINY = """
 name: tiny

@@ -7,8 +7,8 @@ import time
 import pytest
 from rich.console import Console
 
-from lora_cl.progress import Progress, RunLabel
-from lora_cl.results import append_event
+from lora_cl.records.events import append_event
+from lora_cl.report.progress import Progress, RunLabel
 
 
 @pytest.fixture

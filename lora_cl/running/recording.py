@@ -11,14 +11,15 @@ from typing import Any
 
 import torch
 
-from lora_cl.base import weights_checksum
 from lora_cl.benchmarks import Benchmark
 from lora_cl.config import Config, RunConfig
 from lora_cl.data import DATASETS
 from lora_cl.errors import LoraClError
-from lora_cl.machine import MemoryPeak, describe, versions
-from lora_cl.results import SCHEMA_VERSION, read_events
-from lora_cl.session import Session
+from lora_cl.records.events import read_events
+from lora_cl.records.results import SCHEMA_VERSION
+from lora_cl.running.base import weights_checksum
+from lora_cl.running.machine import MemoryPeak, describe, versions
+from lora_cl.running.session import Session
 from lora_cl.text import one_line
 
 EXPECTED = (LoraClError, OSError, MemoryError)

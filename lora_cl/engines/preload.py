@@ -6,8 +6,8 @@ import atexit
 import os
 import sys
 
-import lora_cl.runner  # noqa: F401
-from lora_cl.workers import keep_memory
+import lora_cl.running.runner  # noqa: F401
+from lora_cl.engines.workers import keep_memory
 
 # The server has nothing to tidy up, and taking apart all that it imported would take a second.
 if any("multiprocessing.forkserver" in word for word in sys.orig_argv):

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lora_cl import trainer
 from lora_cl.benchmarks import Task, permutation
-from lora_cl.checkpoints import save_tensors
+from lora_cl.data.streaming import joined
 from lora_cl.errors import BrokenPromiseError, DivergedError
 from lora_cl.models import TaskNetwork, known_hashes, without_prefix
-from lora_cl.optimizers import Optimizer, make_optimizer
-from lora_cl.results import append_event
-from lora_cl.resuming import Place, Resumable
-from lora_cl.streaming import joined
+from lora_cl.records.events import append_event
+from lora_cl.running.checkpoints import save_tensors
+from lora_cl.running.resuming import Place, Resumable
+from lora_cl.training import loop
+from lora_cl.training.optimizers import Optimizer, make_optimizer
 
 MODEL = "model.safetensors"
 
@@ -86,7 +86,7 @@ class Session(Resumable):
             self.optimizer = make_optimizer(
                 train.optimizer, groups, train.lr, train.weight_decay, train.momentum
             )
-            self.progress = trainer.Progress()
+            self.progress = loop.Progress()
             self.place = Place(self.place.task, number)
             if train.optimizer_state == "keep":
                 self._recall_optimizer()
@@ -118,13 +118,13 @@ class Session(Resumable):
             def after_epoch(losses: Tensor) -> None:
                 self._after_epoch(losses, epochs, total_steps)
 
-            trainer.fit(
+            loop.fit(
                 self.method,
                 network,
                 x,
                 y,
                 optimizer=self.optimizer,
-                rate=trainer.RATES[train.schedule],
+                rate=loop.RATES[train.schedule],
                 batch_size=train.batch_size,
                 total_steps=total_steps,
                 order=order,
@@ -210,15 +210,15 @@ class Session(Resumable):
             samples = task.test()
             first = task.first_class if self.benchmark.scenario == "class" else 0
             tasks, outputs = self.method.route(samples.x)
-            accuracies.append(trainer.share_equal(outputs, samples.y + first))
-            found.append(trainer.share_equal(tasks, torch.full_like(tasks, index)))
+            accuracies.append(loop.share_equal(outputs, samples.y + first))
+            found.append(loop.share_equal(tasks, torch.full_like(tasks, index)))
         self.ledger.routed.append(accuracies)
         self.ledger.router_accuracy.append(found)
 
     def _accuracy(self, index: int) -> float:
         samples = self.benchmark.task(index).test()
         with self.method.view(index) as network:
-            return trainer.accuracy(network, samples.x, samples.y + network.offsets[index])
+            return loop.accuracy(network, samples.x, samples.y + network.offsets[index])
 
     # What stays
 

@@ -1,0 +1,1 @@
+"""One run: prepare, learn, evaluate, seal, save."""

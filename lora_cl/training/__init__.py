@@ -1,0 +1,1 @@
+"""The hot path: one training loop, one evaluation loop, the update rules."""
