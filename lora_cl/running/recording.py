@@ -66,7 +66,7 @@ def measured(session: Session | None, peak: MemoryPeak | None) -> dict[str, Any]
             "routing": None,
             "details": {},
         }
-    ledger, method = session.ledger, session.method
+    ledger, method = session.state.ledger, session.method
     n_tasks = session.benchmark.n_tasks
 
     def whole(rows: list[list[float | None]]) -> list[list[float | None]]:
@@ -98,7 +98,7 @@ def cost(session: Session) -> dict[str, float | int | None]:
     Parameters added per task: the mean growth of the total from the second task on; with a
     single task, what it added to the backbone.
     """
-    ledger, method = session.ledger, session.method
+    ledger, method = session.state.ledger, session.method
     totals, trained = ledger.total_parameters, ledger.trained_parameters
     added: float | None = None
     if len(totals) > 1:

@@ -26,8 +26,8 @@ from lora_cl.running.base import base_network
 from lora_cl.running.checkpoints import AdapterFolder, load_tensors, require_owner
 from lora_cl.running.machine import MemoryPeak, versions
 from lora_cl.running.recording import EXPECTED, describe_error, identity, measured, provenance
-from lora_cl.running.resuming import GiveWay
 from lora_cl.running.session import MODEL, Session
+from lora_cl.running.timing import GiveWay
 
 LOCK, LOCK_SECONDS = ".lock", 1.0
 TRACEBACK = "traceback.txt"
@@ -108,8 +108,12 @@ def _run_locked(
             error = describe_error(diverged, diverged.task, diverged.step)
         except Exception as failure:  # One run's failure is its own, whatever it is.
             status = "failed"
-            task = session.place.task if session else None
-            error = describe_error(failure, task, session.progress.step if session else None)
+            task = session.state.place.task if session else None
+            error = describe_error(
+                failure,
+                task,
+                session.state.fit.progress.step if session and session.state.fit else None,
+            )
             if not isinstance(failure, EXPECTED):
                 (folder / TRACEBACK).write_text(traceback.format_exc())
     try:
@@ -126,7 +130,7 @@ def _run_locked(
     }
     write_result(folder, record)
     if session is not None and status in FINISHED:
-        session.checkpoints.clear()
+        session.resuming.checkpoints.clear()
     append_event(folder, "done", status=status)
     return Outcome(status, error["message"] if error else None)
 

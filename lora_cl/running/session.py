@@ -1,186 +1,223 @@
-"""One run under way: learn every task, and evaluate what was learned."""
+"""One run in its folder, from the first task to the last: prepare, learn, evaluate, seal, save."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lora_cl.benchmarks import Task, permutation
-from lora_cl.data.streaming import joined
+from lora_cl.adapters import parameter_count
+from lora_cl.benchmarks import Benchmark, Task, permutation
+from lora_cl.config import Config
+from lora_cl.data.streaming import Inputs, joined
 from lora_cl.errors import BrokenPromiseError, DivergedError
+from lora_cl.methods import Method
 from lora_cl.models import TaskNetwork, known_hashes, without_prefix
 from lora_cl.records.events import append_event
 from lora_cl.running.checkpoints import save_tensors
-from lora_cl.running.resuming import Place, Resumable
+from lora_cl.running.resuming import Resuming
+from lora_cl.running.state import FitUnderWay, Place, RunState
+from lora_cl.running.timing import Clock, GiveWay, Turns
 from lora_cl.training import loop
-from lora_cl.training.optimizers import Optimizer, make_optimizer
+from lora_cl.training.optimizers import make_optimizer
 
 MODEL = "model.safetensors"
 
 
-class Session(Resumable):
-    """One run in its folder. ``execute`` does all of it, or goes on where it was interrupted."""
+class Session:
+    """``execute`` does the run, or goes on where it was cut off; ``state`` is how far it came."""
+
+    def __init__(
+        self,
+        config: Config,
+        benchmark: Benchmark,
+        method: Method,
+        folder: Path,
+        run: str,
+        give_way: GiveWay | None = None,
+    ) -> None:
+        """``run`` is the run's hash: its files say whose they are."""
+        self.config, self.benchmark, self.method = config, benchmark, method
+        self.folder, self.run = folder, run
+        self.base_parameters = parameter_count(method.network.backbone)
+        self.state = RunState(method)
+        self.clock = Clock(self.state, method.network.device)
+        self.turns = Turns(give_way, self.clock)
+        self.resuming = Resuming(
+            self.state, benchmark, folder, run, self.clock, config.checkpoint_seconds
+        )
+        self.fits = 0
+        """How many fits the task at hand has asked for."""
 
     def execute(self) -> None:
         """Learns and evaluates every task. Raises what stopped it; the checkpoint stays."""
-        self._resume()
-        if self.place.task == 0 and self.resumed is None:
-            self._evaluate_untrained()
-        for index in range(self.place.task, self.benchmark.n_tasks):
+        if not self.resuming.go_back():
+            self.evaluate_untrained()
+        for index in range(self.state.place.task, self.benchmark.n_tasks):
             self.do_task(index)
-        self._save_model()
+        self.save_model()
 
     def do_task(self, index: int) -> None:
         """Learns the task after the last one, and evaluates it and all before it."""
+        task = self.prepare(index)
+        self.learn(task)
+        self.evaluate(index)
+        self.save(index)
+
+    def prepare(self, index: int) -> Task:
         task = self.benchmark.task(index)
-        self.place = Place(task=index)
         append_event(self.folder, "task_started", task=index, name=task.name)
-        self._learn(task)
-        self._evaluate(index)
-        self.place = Place(task=index + 1)
-        if index + 1 < self.benchmark.n_tasks:
-            self._save_if_due(boundary=True)
-
-    # Learning
-
-    def _learn(self, task: Task) -> None:
         self.method.begin(task)
         self.fits = 0
-        if self.resumed is None:
-            self.trained = 0
-        with self._timed("train_seconds"):
-            self.method.learn(task, self._fit)
+        return task
+
+    def learn(self, task: Task) -> None:
+        """What the task needs and no later one touches, the method seals at the end."""
+        with self.clock.timed("train_seconds"):
+            self.method.learn(task, self.fit)
             if self.method.router == "prototype":
                 self.method.add_prototypes(task)
+        ledger = self.state.ledger
         if self.method.answers(task.id):
-            self.ledger.trained_parameters.append(self.trained)
-        self.ledger.total_parameters.append(self.method.total_parameters())
+            ledger.trained_parameters.append(self.state.place.trained)
+        ledger.total_parameters.append(self.method.total_parameters())
 
-    def _fit(self, tasks: Sequence[Task], *, epochs: int | None = None) -> None:
-        """The ``fit`` that methods are given: data, optimiser, streams, events, checkpoints."""
+    def save(self, index: int) -> None:
+        self.state.place = Place(task=index + 1)
+        if index + 1 < self.benchmark.n_tasks:
+            self.resuming.save_if_due(boundary=True)
+
+    # One fit
+
+    def fit(self, tasks: Sequence[Task], *, epochs: int | None = None) -> None:
+        """The ``Fit`` that methods are given: data, optimiser, streams, events, checkpoints."""
         number, self.fits = self.fits, self.fits + 1
-        if self.resumed is not None and number < self.resumed[0].fit:
-            return  # A later fit was under way; its checkpoint holds what this one did.
-        train = self.config.train
-        network: TaskNetwork
+        if self.resuming.is_behind(number):
+            return
+        train, state = self.config.train, self.state
         with self.method.view_together(tasks) as network:
-            samples = [task.train() for task in tasks]
-            x = joined([s.x for s in samples])
-            y = torch.cat(
-                [s.y + network.offsets[t.id] for t, s in zip(tasks, samples, strict=True)]
-            )
-            del samples
-            batches = math.ceil(len(y) / train.batch_size)
-            if epochs is None:
-                iterations = (train.iterations or 0) * len(tasks)
-                total_steps = iterations or batches * (train.epochs or 1)
-            else:
-                total_steps = batches * epochs
-            stream = [self.method.learned[-1], number]
-            torch.manual_seed(self.method.seed_for("fit", *stream))
+            x, y = _together(tasks, network)
+            steps = self._steps(tasks, len(y), epochs)
+            streams = (self.method.learned[-1], number)
+            torch.manual_seed(self.method.seed_for("fit", *streams))
             self.method.start_fit(tasks, network)
-            groups = self.method.param_groups()
-            self.optimizer = make_optimizer(
-                train.optimizer, groups, train.lr, train.weight_decay, train.momentum
+            optimizer = make_optimizer(
+                train.optimizer,
+                self.method.param_groups(),
+                train.lr,
+                train.weight_decay,
+                train.momentum,
             )
-            self.progress = loop.Progress()
-            self.place = Place(self.place.task, number)
+            under_way = state.fit = FitUnderWay(optimizer)
+            state.place.fit = number
             if train.optimizer_state == "keep":
-                self._recall_optimizer()
-            decided = None
-            if self.resumed is not None:
-                decided = self.without_prefix
-                self._restore_fit(*self.resumed)
-            whole = network
-            # In less than an epoch some samples are never seen: then all at once is more work.
-            pays = self.config.cache and total_steps >= batches
-            if pays and self.method.takes_features:
-                network, x = without_prefix(network, x, train.batch_size, decided)
-            self.without_prefix = network is not whole
-            self.trained = max(self.trained, self.method.trained_parameters())
-            epochs = math.ceil(total_steps / batches)
-            append_event(
-                self.folder,
-                "fit_started",
-                task=self.place.task,
-                fit=number,
-                epochs=epochs,
-                steps=total_steps,
-            )
+                state.memory.recall(self.method.network, optimizer)
+            self.resuming.restore(under_way)
+            network, x = self._without_prefix(network, x, steps, under_way)
+            state.place.trained = max(state.place.trained, self.method.trained_parameters())
+            epochs = math.ceil(steps / math.ceil(len(y) / train.batch_size))
+            place = {"task": state.place.task, "fit": number}
+            append_event(self.folder, "fit_started", **place, epochs=epochs, steps=steps)
 
             def order(epoch: int) -> Tensor:
-                seed = self.method.seed_for("batches", *stream, epoch)
+                seed = self.method.seed_for("batches", *streams, epoch)
                 return permutation(len(y), seed).to(y.device, non_blocking=True)
 
+            def after_step() -> None:
+                self.resuming.save_if_due()
+                self.turns.offer()
+
             def after_epoch(losses: Tensor) -> None:
-                self._after_epoch(losses, epochs, total_steps)
+                progress = under_way.progress
+                self._require_finite(losses)
+                append_event(
+                    self.folder,
+                    "epoch",
+                    **place,
+                    epoch=progress.epoch,
+                    epochs=epochs,
+                    step=progress.step,
+                    steps=steps,
+                    loss=float(losses.mean()),
+                )
+                self.resuming.save_if_due(boundary=True)
 
             loop.fit(
                 self.method,
                 network,
                 x,
                 y,
-                optimizer=self.optimizer,
+                optimizer=optimizer,
                 rate=loop.RATES[train.schedule],
                 batch_size=train.batch_size,
-                total_steps=total_steps,
+                total_steps=steps,
                 order=order,
                 clip_norm=train.clip_norm,
-                progress=self.progress,
-                after_step=self._after_step,
+                progress=under_way.progress,
+                after_step=after_step,
                 after_epoch=after_epoch,
             )
-        self._require_finite(self.optimizer)
+        self._require_finite_parameters(under_way)
         if train.optimizer_state == "keep":
-            self._remember_optimizer()
-        self.optimizer = None
+            state.memory.remember(self.method.network, optimizer)
+        state.fit = None
 
-    def _require_finite(self, optimizer: Optimizer) -> None:
-        """The last step can lose the weights after its loss was still a number."""
-        finite = [torch.isfinite(parameter).all() for parameter in optimizer.parameters]
-        if finite and not bool(torch.stack(finite).all()):
-            raise DivergedError(self.place.task, self.progress.step)
+    def _steps(self, tasks: Sequence[Task], samples: int, epochs: int | None) -> int:
+        train = self.config.train
+        if epochs is None and train.iterations is not None:
+            return train.iterations * len(tasks)
+        return math.ceil(samples / train.batch_size) * (epochs or train.epochs or 1)
 
-    def _after_epoch(self, losses: Tensor, epochs: int, total_steps: int) -> None:
+    def _without_prefix(
+        self, network: TaskNetwork, x: Inputs, steps: int, under_way: FitUnderWay
+    ) -> tuple[TaskNetwork, Inputs]:
+        """The network without its frozen beginning, and what that makes of x, where it pays."""
+        batch_size = self.config.train.batch_size
+        # In less than an epoch some samples are never seen: then all at once is more work.
+        pays = self.config.cache and steps >= math.ceil(len(x) / batch_size)
+        if not pays or not self.method.takes_features:
+            under_way.without_prefix = False
+            return network, x
+        shorter, features = without_prefix(network, x, batch_size, under_way.without_prefix)
+        under_way.without_prefix = shorter is not network
+        return shorter, features
+
+    def _require_finite(self, losses: Tensor) -> None:
         finite = torch.isfinite(losses)
         if not bool(finite.all()):
+            assert self.state.fit is not None
             first = int(torch.nonzero(~finite)[0])
-            raise DivergedError(self.place.task, self.progress.step - len(losses) + first + 1)
-        append_event(
-            self.folder,
-            "epoch",
-            task=self.place.task,
-            fit=self.place.fit,
-            epoch=self.progress.epoch,
-            epochs=epochs,
-            step=self.progress.step,
-            steps=total_steps,
-            loss=float(losses.mean()),
-        )
-        self._save_if_due(boundary=True)
+            step = self.state.fit.progress.step - len(losses) + first + 1
+            raise DivergedError(self.state.place.task, step)
+
+    def _require_finite_parameters(self, under_way: FitUnderWay) -> None:
+        """The last step can lose the weights after its loss was still a number."""
+        finite = [torch.isfinite(parameter).all() for parameter in under_way.optimizer.parameters]
+        if finite and not bool(torch.stack(finite).all()):
+            raise DivergedError(self.state.place.task, under_way.progress.step)
 
     # Evaluating
 
-    def _evaluate_untrained(self) -> None:
+    def evaluate_untrained(self) -> None:
         """Accuracies of the untrained network, where its heads can answer at all (b_j)."""
         n_tasks = self.benchmark.n_tasks
         if not any(self.method.answers(index) for index in range(1, n_tasks)):
             return
-        with self._timed("eval_seconds"):
-            self.ledger.untrained = [
+        with self.clock.timed("eval_seconds"):
+            self.state.ledger.untrained = [
                 self._accuracy(index) if self.method.answers(index) else None
                 for index in range(n_tasks)
             ]
 
-    def _evaluate(self, latest: int) -> None:
+    def evaluate(self, latest: int) -> None:
         """One row of the accuracy matrix, and the check of what isolated methods promise."""
-        ledger, method = self.ledger, self.method
+        ledger, method = self.state.ledger, self.method
         row: list[float | None] = [None] * min(latest + 2, self.benchmark.n_tasks)
         known = known_hashes(method.network)
-        with self._timed("eval_seconds"):
+        with self.clock.timed("eval_seconds"):
             for index in range(len(row)):
                 if index not in ledger.last_seen and not method.answers(index):
                     continue
@@ -212,8 +249,8 @@ class Session(Resumable):
             tasks, outputs = self.method.route(samples.x)
             accuracies.append(loop.share_equal(outputs, samples.y + first))
             found.append(loop.share_equal(tasks, torch.full_like(tasks, index)))
-        self.ledger.routed.append(accuracies)
-        self.ledger.router_accuracy.append(found)
+        self.state.ledger.routed.append(accuracies)
+        self.state.ledger.router_accuracy.append(found)
 
     def _accuracy(self, index: int) -> float:
         samples = self.benchmark.task(index).test()
@@ -222,8 +259,15 @@ class Session(Resumable):
 
     # What stays
 
-    def _save_model(self) -> None:
+    def save_model(self) -> None:
         """All learned state that is not under ``adapters/``: enough to answer for every task."""
         sealed = sorted(self.method.bank)
         meta = {"run": self.run, "tasks": self.benchmark.n_tasks, "sealed": sealed}
         save_tensors(self.folder / MODEL, self.method.state_dict(), meta)
+
+
+def _together(tasks: Sequence[Task], network: TaskNetwork) -> tuple[Inputs, Tensor]:
+    """The training samples of all tasks, their labels counted as the network's outputs are."""
+    samples = [task.train() for task in tasks]
+    labels = [s.y + network.offsets[t.id] for t, s in zip(tasks, samples, strict=True)]
+    return joined([s.x for s in samples]), torch.cat(labels)

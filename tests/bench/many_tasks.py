@@ -70,7 +70,7 @@ def at_task(setting: Setting, tasks: int, start: int) -> Callable[[], float]:
     method = make_method(config, benchmark, bank, cpu, None)
     session = Session(config, benchmark, method, folder, run.run_hash)
     # No checkpoints: they may take a share of the clock's time, also of that in which others ran.
-    session.last_cost = math.inf
+    session.resuming.last_cost = math.inf
     for index in range(start):
         session.do_task(index)
     following = count(start)

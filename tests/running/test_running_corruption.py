@@ -127,7 +127,7 @@ def test_an_unfinished_run_goes_on_or_begins_anew(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("lora_cl.running.session.Session._save_model", cut_off)
+        patched.setattr("lora_cl.running.session.Session.save_model", cut_off)
         with pytest.raises(KeyboardInterrupt):
             run_one(run, Where(results))
     files = files_of(results)

@@ -13,12 +13,12 @@ from lora_cl.benchmarks import SCENARIOS
 from lora_cl.config import RunConfig
 from lora_cl.methods import METHODS
 from lora_cl.records.results import read_result
-from lora_cl.running import checkpoints, session
+from lora_cl.running import checkpoints, resuming, session
 from lora_cl.running.runner import Outcome, Where, run_one
 from lora_cl.training import loop
 
 POINTS = [
-    (session.Session, "_save_if_due"),
+    (resuming.Resuming, "save_if_due"),
     (session, "append_event"),
     (checkpoints, "write_atomic"),
     (checkpoints.AdapterFolder, "__setitem__"),
