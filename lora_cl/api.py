@@ -13,9 +13,11 @@ from lora_cl.errors import ResultsError
 from lora_cl.records.folders import DEFAULT_RESULTS, Record, load_records, read_record
 from lora_cl.report import to_frame
 from lora_cl.report.progress import Progress, RunLabel
+from lora_cl.running.folder import RunFolder
+from lora_cl.running.loading import load_run
 from lora_cl.running.machine import resolve_device
 from lora_cl.running.preparation import prepare
-from lora_cl.running.runner import Where, load_run
+from lora_cl.running.runner import Where
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,17 +45,23 @@ def run(
     jobs = (os.cpu_count() or 1) if jobs is None else jobs
     data_dir = None if data_dir is None else Path(data_dir)
     where = Where(Path(results), str(resolve_device(device)), data_dir)
-    runs = [one for experiment in experiments for one in prepare(experiment, data_dir, say)]
+    runs = [
+        run
+        for experiment in experiments
+        for run in prepare(experiment, data_dir, say, where.device)
+    ]
+    folders = [RunFolder(where.results, run) for run in runs]
     _writable(where.results)
     labels = [
-        RunLabel(one.experiment, one.label, one.seed, where.results / one.folder) for one in runs
+        RunLabel(run.experiment, run.label, run.seed, folder.anew if force else folder.path)
+        for run, folder in zip(runs, folders, strict=True)
     ]
     if progress:
         with Progress(labels) as watcher:
             run_all(runs, where, jobs, watcher, force)
     else:
         run_all(runs, where, jobs, _Silence(), force)
-    return [read_record(where.results / one.folder) for one in runs]
+    return [read_record(folder.latest) for folder in folders]
 
 
 def load_results(*paths: str | Path) -> pd.DataFrame:

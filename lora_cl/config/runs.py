@@ -1,4 +1,4 @@
-"""The runs that a config asks for, and the hash that names each."""
+"""The runs that a config asks for, and the hash of all that makes the result of each."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Experiment:
     def runs(self, content: Mapping[str, str]) -> list[RunConfig]:
         """One per method and seed: the methods of the first seed first.
 
-        ``content`` holds checksums of the files whose paths the config names: they belong to
-        the hash in the place of the paths.
+        ``content`` says what besides the config makes a result: checksums of the data, of weights
+        and of the code, by what they are of. What is under ``methods.LABEL.`` is of that method.
         """
         return [
             RunConfig.of(self.config, label, seed, content)
@@ -48,20 +48,30 @@ class Experiment:
 class RunConfig:
     """One run: a config of one method and one seed, with every default written out.
 
-    ``config_hash`` is the hash of ``resolved`` without seed, paths and what cannot change the
-    result; ``run_hash`` is the same with the seed.
+    ``run_hash`` is the sha256 of all that makes its result: ``resolved`` without the names of
+    experiment and method, without paths and what cannot change a number; and ``content``.
+    ``config_hash`` is the same without the seed. ``position`` is the method's place in the config.
     """
 
     resolved: dict[str, Any]
+    content: dict[str, str]
+    position: int
     config_hash: str
     run_hash: str
 
     @classmethod
     def of(cls, config: Config, label: str, seed: int, content: Mapping[str, str]) -> RunConfig:
-        one = config.model_copy(update={"methods": {label: config.methods[label]}, "seeds": [seed]})
-        resolved = one.model_dump(mode="json")
-        hashed = {**_hashed(one), "content": dict(content)}
-        return cls(resolved, _hash({**hashed, "seeds": None}), _hash(hashed))
+        options = config.methods[label]
+        one = config.model_copy(update={"methods": {label: options}, "seeds": [seed]})
+        own = _of_method(content, label)
+        made_of = {**_hashed(one), "name": None, "methods": _hashed(options), "content": own}
+        return cls(
+            resolved=one.model_dump(mode="json"),
+            content=own,
+            position=list(config.methods).index(label),
+            config_hash=_hash({**made_of, "seeds": None}),
+            run_hash=_hash(made_of),
+        )
 
     @property
     def experiment(self) -> str:
@@ -78,13 +88,27 @@ class RunConfig:
     @property
     def folder(self) -> Path:
         """The run's folder, below the results directory."""
-        return Path(self.experiment, self.label, f"seed{self.seed}-{self.run_hash}")
+        return Path(self.experiment, self.label, self.folder_name)
+
+    @property
+    def folder_name(self) -> str:
+        return f"seed{self.seed}-{self.run_hash[:8]}"
 
     def parse(self) -> Config:
         return Config.model_validate(self.resolved)
 
     def to_yaml(self) -> str:
         return to_yaml(self.resolved)
+
+
+def _of_method(content: Mapping[str, str], label: str) -> dict[str, str]:
+    """``content`` without what is of other methods; what is of this one goes by ``method.``."""
+    own = f"methods.{label}."
+    return {
+        f"method.{key.removeprefix(own)}" if key.startswith(own) else key: value
+        for key, value in content.items()
+        if key.startswith(own) or not key.startswith("methods.")
+    }
 
 
 def _hashed(value: Any) -> Any:
@@ -107,4 +131,4 @@ def _hashed(value: Any) -> Any:
 
 def _hash(value: Any) -> str:
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return hashlib.sha256(text.encode()).hexdigest()

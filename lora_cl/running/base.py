@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from torch import Tensor, nn
 
 from lora_cl.benchmarks.benchmark import permutation, samples_of
 from lora_cl.config import Config
-from lora_cl.data import DATASETS, data_root, pixels
+from lora_cl.data import DATASETS, Dataset, data_root, pixels
 from lora_cl.errors import ConfigError, ResultsError
 from lora_cl.methods.full import Full
 from lora_cl.methods.shared import SharedBackboneOptions
 from lora_cl.models import Network, TaskNetwork, build_network, seeded
 from lora_cl.running.checkpoints import load_tensors, require_owner, save_tensors
+from lora_cl.running.machine import code_version, require_same
 from lora_cl.seeding import seed_for
 from lora_cl.text import one_line
 from lora_cl.training import loop
@@ -25,23 +27,32 @@ from lora_cl.training.optimizers import make_optimizer
 
 
 def base_network(
-    config: Config, seed: int, input_shape: torch.Size, device: torch.device, data_dir: Path | None
+    config: Config,
+    seed: int,
+    input_shape: torch.Size,
+    device: torch.device,
+    data_dir: Path | None,
+    content: Mapping[str, str],
 ) -> Network:
     """The network that every method of this seed starts from, without heads, on ``device``.
 
     A pretrained backbone is cached beside the data sets, under the hash of all that decides it.
+    Weights or data that are not those that ``content`` names are a ResultsError.
     """
     network = build_network(config.model, input_shape, seed_for(seed, "backbone")).to(device)
     if config.base.weights is not None:
+        require_same(content, "base.weights", weights_checksum(Path(config.base.weights)))
         load_weights(network, Path(config.base.weights))
     elif config.base.pretrain is not None:
-        key = _key(config, seed, input_shape, data_dir)
+        data = _pretrain_data(config, data_dir)
+        require_same(content, "base.pretrain.dataset", data.checksum)
+        key = _key(config, seed, input_shape, device, data)
         cached = data_root(data_dir) / "bases" / f"{key}.safetensors"
         try:
             tensors, meta = load_tensors(cached)
             require_owner(cached, meta, key=key)
         except ResultsError:
-            _pretrain(network, config, seed, data_dir)
+            _pretrain(network, config, seed, data)
             cached.parent.mkdir(parents=True, exist_ok=True)
             save_tensors(cached, network.backbone.state_dict(), {"key": key})
         else:
@@ -82,12 +93,14 @@ def _read(path: Path) -> dict[str, Tensor]:
 def weights_checksum(path: Path) -> str:
     """The sha256 of a weights file; ConfigError if it cannot be read."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}", "base.weights") from None
 
 
-def _key(config: Config, seed: int, input_shape: torch.Size, data_dir: Path | None) -> str:
+def _key(
+    config: Config, seed: int, input_shape: torch.Size, device: torch.device, data: Dataset
+) -> str:
     assert config.base.pretrain is not None
     decides: dict[str, Any] = {
         "input": list(input_shape),
@@ -97,22 +110,23 @@ def _key(config: Config, seed: int, input_shape: torch.Size, data_dir: Path | No
         "seed": seed,
         "threads": config.threads,
         "torch": torch.__version__,
-        "data": _pretrain_data(config, data_dir).checksum,
+        "device": device.type,
+        "code": code_version(),
+        "data": data.checksum,
     }
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
-def _pretrain_data(config: Config, data_dir: Path | None) -> Any:
+def _pretrain_data(config: Config, data_dir: Path | None) -> Dataset:
     assert config.base.pretrain is not None
     options = config.base.pretrain.dataset
     return DATASETS[options.name](options).load(data_root(data_dir))
 
 
-def _pretrain(network: Network, config: Config, seed: int, data_dir: Path | None) -> None:
+def _pretrain(network: Network, config: Config, seed: int, data: Dataset) -> None:
     """Trains backbone and a head that is thrown away, with the run's own training options."""
     pretrain, train = config.base.pretrain, config.train
     assert pretrain is not None
-    data = _pretrain_data(config, data_dir)
     classes = pretrain.classes or list(range(data.classes))
     device = network.device
     samples = samples_of(data, "train", pixels, classes, device, config.stream)

@@ -65,8 +65,8 @@ def require_owner(path: Path, meta: Mapping[str, Any], **owner: object) -> None:
     """Raises ResultsError if a whole file is not the one that should lie at ``path``."""
     for name, value in owner.items():
         if meta.get(name) != value:
-            found = str(meta.get(name))[:40]
-            raise ResultsError(f"{path}: is foreign: it belongs to {name} {found}, not {value}")
+            found, wanted = str(meta.get(name))[:12], str(value)[:12]
+            raise ResultsError(f"{path}: is foreign: it belongs to {name} {found}, not {wanted}")
 
 
 def _parts(body: bytes) -> tuple[dict[str, Any], memoryview]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lora_cl.errors import ConfigError
+from lora_cl.errors import ConfigError, ResultsError
 
 
 def resolve_device(name: str) -> torch.device:
@@ -52,9 +54,33 @@ def versions() -> dict[str, Any]:
     }
 
 
+ROOMS = ("adapters", "benchmarks", "data", "methods", "models", "running", "training")
+"""What decides a number, besides the config; reports, engines and commands do not."""
+
+
+@lru_cache(maxsize=1)
+def code_version() -> str:
+    """The sha256 of this package's source, as far as it decides what a run gives."""
+    package = Path(__file__).resolve().parent.parent
+    files = [file for room in ROOMS for file in sorted((package / room).rglob("*.py"))]
+    digest = hashlib.sha256()
+    for file in [*files, package / "options.py", package / "seeding.py"]:
+        digest.update(f"{file.relative_to(package).as_posix()}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def require_same(content: Mapping[str, str], key: str, found: str) -> None:
+    """Raises ResultsError unless ``found`` is what ``content`` says of ``key``, if it says any."""
+    if content.get(key, found) != found:
+        raise ResultsError(
+            f"{key}: is not what the run was prepared with ({content[key][:20]}…, now "
+            f"{found[:20]}…); it was changed meanwhile, so start the command again"
+        )
+
+
 def _git(*arguments: str) -> str | None:
     """What git says of the checkout this package lies in; None where it lies in none."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     try:

@@ -4,34 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from lora_cl.benchmarks import BENCHMARKS, Benchmark
+from lora_cl.benchmarks import Benchmark
 from lora_cl.config import Config, Experiment, RunConfig
-from lora_cl.data import DATASETS, Dataset, Source, data_root, pixels
+from lora_cl.data import Dataset, data_root, pixels
 from lora_cl.errors import ConfigError, DataError, LoraClError
 from lora_cl.methods import METHODS, MemoryBank
 from lora_cl.methods.routing import check_router
 from lora_cl.models import build_network
 from lora_cl.running.base import load_weights, weights_checksum
-from lora_cl.running.runner import make_benchmark
+from lora_cl.running.machine import code_version
+from lora_cl.running.making import make_benchmark, sources
 
 Say = Callable[[str], None]
 
 
-def prepare(experiment: Experiment, data_dir: Path | None, say: Say) -> list[RunConfig]:
+def prepare(
+    experiment: Experiment, data_dir: Path | None, say: Say, device: str = "cpu"
+) -> list[RunConfig]:
     """The runs of an experiment, all checked; its data sets are fetched where they are missing.
 
     Raises ConfigError (with file, line and key) or DataError; then nothing was started.
     """
-    content: dict[str, str] = {}
+    root = data_root(data_dir)
+    content = {"code": code_version(), "torch": torch.__version__}
+    content["device"] = torch.device(device).type
     for key, source in sources(experiment.config).items():
         try:
-            source.fetch(data_root(data_dir), say)
-            if _has_paths(source):
-                content[key] = source.load(data_root(data_dir)).checksum
+            source.fetch(root, say)
+            content[key] = source.load(root).checksum
         except DataError as error:
             raise DataError(str(experiment.error(str(error), key))) from None
     check(experiment, data_dir)
@@ -91,20 +94,3 @@ def _check_pretraining(config: Config, input_shape: torch.Size, data: Dataset) -
         message = f"{data.name} has inputs of {tuple(data.x_train.shape[1:])}, the benchmark of "
         message += f"{tuple(input_shape)}: one backbone does not take both"
         raise ConfigError(message, "base.pretrain.dataset") from None
-
-
-def sources(config: Config) -> dict[str, Source]:
-    """Every data set that an experiment draws on, by the key of the config that names it."""
-    options: list[Any] = BENCHMARKS[config.benchmark.name].dataset_options(config.benchmark)
-    keys = ["benchmark.dataset"]
-    if hasattr(config.benchmark, "datasets"):
-        keys = [f"benchmark.datasets.{index}" for index in range(len(options))]
-    if config.base.pretrain is not None:
-        options, keys = [*options, config.base.pretrain.dataset], [*keys, "base.pretrain.dataset"]
-    return {key: DATASETS[one.name](one) for key, one in zip(keys, options, strict=True)}
-
-
-def _has_paths(source: Source) -> bool:
-    fields = type(source.options).model_fields.values()
-    extras = [field.json_schema_extra for field in fields]
-    return any(isinstance(extra, dict) and extra.get("hashed") is False for extra in extras)

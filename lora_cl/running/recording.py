@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lora_cl.benchmarks import Benchmark
 from lora_cl.config import Config, RunConfig
-from lora_cl.data import DATASETS
 from lora_cl.errors import LoraClError
 from lora_cl.records.events import read_events
 from lora_cl.records.results import SCHEMA_VERSION
-from lora_cl.running.base import weights_checksum
 from lora_cl.running.machine import MemoryPeak, describe, versions
 from lora_cl.running.session import Session
 from lora_cl.text import one_line
@@ -49,7 +43,9 @@ def identity(run: RunConfig, config: Config, status: str) -> dict[str, Any]:
         "seed": run.seed,
         "hash": run.run_hash,
         "config_hash": run.config_hash,
+        "position": run.position,
         "config": run.resolved,
+        "content": run.content,
     }
 
 
@@ -115,37 +111,16 @@ def cost(session: Session) -> dict[str, float | int | None]:
     }
 
 
-def provenance(
-    config: Config, benchmark: Benchmark | None, device: torch.device, folder: Path, root: Path
-) -> dict[str, Any]:
-    """What a run was done with, when, and for how long; ``root`` is that of the data sets."""
+def provenance(run: RunConfig, device: torch.device, folder: Path) -> dict[str, Any]:
+    """What a run was done with, when, and for how long."""
+    data = {key: value for key, value in run.content.items() if value.startswith("sha256:")}
     return {
         "versions": versions(),
         **describe(device),
-        "threads": config.threads,
-        "data": _checksums(config, benchmark, root),
+        "threads": run.resolved["threads"],
+        "data": data,
         **_sessions(folder),
     }
-
-
-def _checksums(config: Config, benchmark: Benchmark | None, root: Path) -> dict[str, str | None]:
-    """By the key of the config that names the data; None for what cannot be read (any more)."""
-    keys: dict[str, Callable[[], str]] = {}
-    for index in range(len(benchmark.sources) if benchmark else 0):
-        assert benchmark is not None
-        key = "benchmark.dataset" if len(benchmark.sources) == 1 else f"benchmark.datasets.{index}"
-        keys[key] = partial(lambda index: benchmark.dataset(index).checksum, index)
-    base = config.base
-    if base.weights is not None:
-        keys["base.weights"] = partial(weights_checksum, Path(base.weights))
-    if base.pretrain is not None:
-        source = DATASETS[base.pretrain.dataset.name](base.pretrain.dataset)
-        keys["base.pretrain.dataset"] = lambda: source.load(root).checksum
-    found: dict[str, str | None] = dict.fromkeys(keys)
-    for key, checksum in keys.items():
-        with suppress(LoraClError):
-            found[key] = checksum()
-    return found
 
 
 def _sessions(folder: Path) -> dict[str, float | int]:

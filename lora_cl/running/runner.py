@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,26 +10,24 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
-from lora_cl.benchmarks import BENCHMARKS, Benchmark
 from lora_cl.config import Config, RunConfig
-from lora_cl.data import DATASETS, data_root
-from lora_cl.errors import DivergedError, LoraClError, ResultsError
-from lora_cl.methods import METHODS, Method
+from lora_cl.errors import DivergedError, LoraClError
 from lora_cl.records.events import append_event, read_events
 from lora_cl.records.files import remove_temporaries, write_atomic
 from lora_cl.records.folders import CONFIG
-from lora_cl.records.results import RESULT, read_result, status_of, write_result
-from lora_cl.running.base import base_network
-from lora_cl.running.checkpoints import AdapterFolder, load_tensors, require_owner
-from lora_cl.running.machine import MemoryPeak, versions
+from lora_cl.records.results import RESULT, write_result
+from lora_cl.running.checkpoints import AdapterFolder
+from lora_cl.running.folder import ADAPTERS, FINISHED, LOCK, TRACEBACK, RunFolder
+from lora_cl.running.machine import MemoryPeak, code_version, require_same, versions
+from lora_cl.running.making import make_benchmark, make_method
 from lora_cl.running.recording import EXPECTED, describe_error, identity, measured, provenance
-from lora_cl.running.session import MODEL, Session
+from lora_cl.running.resuming import UnfitCheckpointError
+from lora_cl.running.session import Session
 from lora_cl.running.timing import GiveWay
+from lora_cl.text import one_line
 
-LOCK, LOCK_SECONDS = ".lock", 1.0
-TRACEBACK = "traceback.txt"
+LOCK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -40,10 +37,6 @@ class Where:
     results: Path
     device: str = "cpu"
     data_dir: Path | None = None
-
-
-FINISHED = ("done", "diverged")
-"""Statuses that doing the run again would not change."""
 
 
 @dataclass(frozen=True)
@@ -57,32 +50,31 @@ class Outcome:
 def run_one(
     run: RunConfig, where: Where, force: bool = False, give_way: GiveWay | None = None
 ) -> Outcome:
-    """Does one run, or the rest of it, and writes its record.
+    """Does one run, or the rest of it, and writes its record; with ``force`` all of it, again.
 
     ``give_way`` is called between two steps now and then, and may wait while others compute.
 
     What goes wrong in the run is recorded, not raised; KeyboardInterrupt is raised and leaves
     the run to be resumed. The status is ``locked`` if another process has the run folder.
     """
-    folder = where.results / run.folder
+    place = RunFolder(where.results, run)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / LOCK, timeout=LOCK_SECONDS):
-            status = None if force else status_of(folder, run.run_hash)
-            if status in FINISHED:
-                return Outcome(status)
-            return _run_locked(run, folder, where, force, give_way)
+        place.make()
+        with FileLock(place.path / LOCK, timeout=LOCK_SECONDS):
+            if force:
+                outcome = _run_locked(run, place.begin_anew(), where, give_way)
+                if outcome.status in FINISHED:
+                    place.replace()
+                return outcome
+            status = place.finished() or place.adopted()
+            return Outcome(status) if status else _run_locked(run, place.path, where, give_way)
     except Timeout:
         return Outcome("locked")
     except Exception as error:  # Not even a record could be written, such as on a full disk.
         return Outcome("failed", describe_error(error, None, None)["message"])
 
 
-def _run_locked(
-    run: RunConfig, folder: Path, where: Where, force: bool, give_way: GiveWay | None
-) -> Outcome:
-    if force:
-        _empty(folder)
+def _run_locked(run: RunConfig, folder: Path, where: Where, give_way: GiveWay | None) -> Outcome:
     remove_temporaries(folder)
     write_atomic(folder / CONFIG, run.to_yaml().encode())
     for name in (RESULT, TRACEBACK):
@@ -91,29 +83,22 @@ def _run_locked(
     device = torch.device(where.device)
     peak = MemoryPeak(device)
     session: Session | None = None
-    benchmark: Benchmark | None = None
     status, error = "done", None
     with _reproducible(config.threads):
         try:
-            benchmark = make_benchmark(config, run.seed, device, where.data_dir)
-            append_event(
-                folder, "run_started", label=run.label, seed=run.seed, tasks=benchmark.n_tasks
-            )
-            bank = AdapterFolder(folder / "adapters", device, run.run_hash)
-            method = make_method(config, benchmark, bank, device, where.data_dir)
-            session = Session(config, benchmark, method, folder, run.run_hash, give_way)
-            session.execute()
+            require_same(run.content, "code", code_version())
+            session = _session(run, config, folder, where, give_way)
+            try:
+                session.execute()
+            except UnfitCheckpointError:  # It is gone: from the beginning, then.
+                session = _session(run, config, folder, where, give_way)
+                session.execute()
         except DivergedError as diverged:
             status = "diverged"
             error = describe_error(diverged, diverged.task, diverged.step)
         except Exception as failure:  # One run's failure is its own, whatever it is.
             status = "failed"
-            task = session.state.place.task if session else None
-            error = describe_error(
-                failure,
-                task,
-                session.state.fit.progress.step if session and session.state.fit else None,
-            )
+            error = describe_error(failure, *_whereabouts(session))
             if not isinstance(failure, EXPECTED):
                 (folder / TRACEBACK).write_text(traceback.format_exc())
     try:
@@ -121,12 +106,11 @@ def _run_locked(
     except (LoraClError, OSError) as failure:  # A sealed task is damaged, and now its cost unknown.
         status, error = "failed", error or describe_error(failure, None, None)
         numbers = measured(None, None)
-    there = benchmark if session else None
     record = {
         **identity(run, config, status),
         **numbers,
         "error": error,
-        "provenance": provenance(config, there, device, folder, data_root(where.data_dir)),
+        "provenance": provenance(run, device, folder),
     }
     write_result(folder, record)
     if session is not None and status in FINISHED:
@@ -135,23 +119,42 @@ def _run_locked(
     return Outcome(status, error["message"] if error else None)
 
 
+def _session(
+    run: RunConfig, config: Config, folder: Path, where: Where, give_way: GiveWay | None
+) -> Session:
+    device = torch.device(where.device)
+    benchmark = make_benchmark(config, run.seed, device, where.data_dir, run.content)
+    append_event(folder, "run_started", label=run.label, seed=run.seed, tasks=benchmark.n_tasks)
+    bank = AdapterFolder(folder / ADAPTERS, device, run.run_hash)
+    method = make_method(config, benchmark, bank, device, where.data_dir, run.content)
+    return Session(config, benchmark, method, folder, run.run_hash, give_way)
+
+
+def _whereabouts(session: Session | None) -> tuple[int | None, int | None]:
+    """The task and the step at which a run stands."""
+    if session is None:
+        return None, None
+    fit = session.state.fit
+    return session.state.place.task, fit.progress.step if fit else None
+
+
 def record_lost_run(run: RunConfig, where: Where, message: str, force: bool = False) -> Outcome:
     """Writes the record of a run whose process is gone; its checkpoint stays.
 
     Unless that process was done with it, or another one has the run folder by now.
     """
-    folder = where.results / run.folder
+    place = RunFolder(where.results, run)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / LOCK, timeout=LOCK_SECONDS):
-            status = None if force else status_of(folder, run.run_hash)
-            if status in FINISHED:
+        place.make()
+        with FileLock(place.path / LOCK, timeout=LOCK_SECONDS):
+            status = place.finished() if not force or not place.anew.exists() else None
+            if status:
                 return Outcome(status)
-            _record_lost(run, folder, message)
+            _record_lost(run, place.anew if force else place.path, message)
     except Timeout:
         return Outcome("locked")
-    except OSError as error:
-        message = f"{message}; no record could be written: {error.strerror}"
+    except (LoraClError, OSError) as error:
+        message = f"{message}; no record could be written: {one_line(error)}"
     return Outcome("failed", message)
 
 
@@ -169,16 +172,6 @@ def _record_lost(run: RunConfig, folder: Path, message: str) -> None:
     append_event(folder, "done", status="failed")
 
 
-def _empty(folder: Path) -> None:
-    """Removes what earlier runs left in a run folder, the record first."""
-    (folder / RESULT).unlink(missing_ok=True)
-    for path in list(folder.iterdir()):
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != LOCK:
-            path.unlink()
-
-
 @contextmanager
 def _reproducible(threads: int) -> Iterator[None]:
     """One way of computing, whatever the process did before; undone afterwards."""
@@ -192,70 +185,3 @@ def _reproducible(threads: int) -> Iterator[None]:
         torch.set_num_threads(before[0])
         torch.set_deterministic_debug_mode(before[1])
         torch.set_rng_state(random)
-
-
-def make_benchmark(
-    config: Config, seed: int, device: torch.device, data_dir: Path | None
-) -> Benchmark:
-    """The benchmark of a run; data sets are loaded when first asked for."""
-    kind = BENCHMARKS[config.benchmark.name]
-    sources = [
-        DATASETS[options.name](options) for options in kind.dataset_options(config.benchmark)
-    ]
-    root = data_root(data_dir)
-    return kind(
-        config.benchmark,
-        config.scenario,
-        seed,
-        sources,
-        lambda source: source.load(root),
-        device,
-        config.stream,
-    )
-
-
-def make_method(
-    config: Config,
-    benchmark: Benchmark,
-    bank: AdapterFolder,
-    device: torch.device,
-    data_dir: Path | None,
-) -> Method:
-    """The run's method on its base network, before the first task."""
-    (options,) = config.methods.values()
-    (seed,) = config.seeds
-    method = METHODS[options.method](options)
-    network = base_network(config, seed, benchmark.input_shape, device, data_dir)
-    bank.encode, bank.decode = method.to_peft, method.from_peft
-    method.setup(network, benchmark, seed, bank)
-    return method
-
-
-def load_run(folder: Path, device: str = "cpu", data_dir: Path | None = None) -> Method:
-    """The method of a finished run as it was at its end: ``view(k)`` answers bit for bit the same.
-
-    Its config is the one in the record, which is checked for damage. Raises ResultsError if the
-    folder does not hold a finished run.
-    """
-    result = read_result(folder)
-    if result is None or result.get("status") != "done":
-        status = "unfinished" if result is None else result.get("status")
-        raise ResultsError(f"{folder}: does not hold a finished run; this one is {status}")
-    run = str(result["hash"])
-    try:
-        config = Config.model_validate(result["config"])
-    except ValidationError:
-        raise ResultsError(f"{folder}: its config is not one of this version") from None
-    place = torch.device(device)
-    tensors, meta = load_tensors(folder / MODEL)
-    require_owner(folder / MODEL, meta, run=run)
-    benchmark = make_benchmark(config, config.seeds[0], place, data_dir)
-    bank = AdapterFolder(folder / "adapters", place, run)
-    for task_id in meta["sealed"]:
-        if task_id not in bank:
-            raise ResultsError(f"{bank.path(task_id)}: the adapter of task {task_id} is missing")
-    method = make_method(config, benchmark, bank, place, data_dir)
-    for index in range(int(meta["tasks"])):
-        method.begin(benchmark.task(index))
-    method.load_state_dict(tensors)
-    return method

@@ -86,7 +86,7 @@ class Session:
         ledger.total_parameters.append(self.method.total_parameters())
 
     def save(self, index: int) -> None:
-        self.state.place = Place(task=index + 1)
+        self.state.place, self.state.fit = Place(task=index + 1), None
         if index + 1 < self.benchmark.n_tasks:
             self.resuming.save_if_due(boundary=True)
 
@@ -163,7 +163,6 @@ class Session:
         self._require_finite_parameters(under_way)
         if train.optimizer_state == "keep":
             state.memory.remember(self.method.network, optimizer)
-        state.fit = None
 
     def _steps(self, tasks: Sequence[Task], samples: int, epochs: int | None) -> int:
         train = self.config.train

@@ -13,7 +13,7 @@ import yaml
 
 from lora_cl.records.folders import load_records
 from lora_cl.running.checkpoints import AdapterFolder
-from lora_cl.running.runner import make_benchmark, make_method
+from lora_cl.running.making import make_benchmark, make_method
 from lora_cl.running.session import Session
 from tests.bench.measure import (
     COMMAND,

@@ -9,7 +9,7 @@ from statistics import median
 import torch
 from torch import nn
 
-from lora_cl.running.runner import make_benchmark
+from lora_cl.running.making import make_benchmark
 from lora_cl.training import loop
 from tests.bench.measure import (
     Row,

@@ -15,8 +15,8 @@ from lora_cl.benchmarks.sequence import resized
 from lora_cl.config import parse_config
 from lora_cl.data.streaming import Streamed, parts
 from lora_cl.errors import ConfigError
+from lora_cl.running.making import make_benchmark
 from lora_cl.running.preparation import check
-from lora_cl.running.runner import make_benchmark
 
 CPU = torch.device("cpu")
 

@@ -25,7 +25,6 @@ methods:
 """
 
 CHANGES = [
-    "name=u",
     "scenario=class",
     "benchmark.tasks=2",
     "benchmark.class_order=shuffled",
@@ -48,7 +47,6 @@ CHANGES = [
     "train.optimizer_state=keep",
     "train={optimizer: sgd, momentum: 0.5}",
     "methods={lora: {rank: 4}}",
-    "methods={l: {method: lora, rank: 2}}",
     "methods={dora: {rank: 2}}",
     "seeds=[1]",
     "threads=2",
@@ -63,9 +61,28 @@ def runs(text: str = GOOD, *overrides: str, source: str = "c.yaml") -> list[RunC
 def test_every_key_that_decides_the_result_is_in_the_hash() -> None:
     hashes = {change: runs(GOOD, change)[0].run_hash for change in CHANGES}
     hashes["nothing"] = runs()[0].run_hash
-    assert len(set(hashes.values())) == len(CHANGES) + 1 == 29
+    assert len(set(hashes.values())) == len(CHANGES) + 1 == 27
     changed = {change.partition("=")[0].partition(".")[0] for change in CHANGES}
-    assert changed | unhashed(Config) == set(Config.model_fields)
+    assert changed | unhashed(Config) | {"name"} == set(Config.model_fields)
+
+
+def test_names_are_not() -> None:
+    """Of experiment and method: what a run is called makes no number."""
+    (plain,) = runs()
+    (renamed,) = runs(GOOD, "name=u", "methods={l: {method: lora, rank: 2}}")
+    assert renamed.run_hash == plain.run_hash
+    assert str(renamed.folder) == f"u/l/seed0-{plain.run_hash[:8]}"
+
+
+def test_what_besides_the_config_makes_a_result_is() -> None:
+    (run,) = runs()
+    assert run.content.keys() == {"code", "torch", "device", "benchmark.dataset"}
+    config = parse_config(GOOD, "c.yaml").config
+    hashes = {run.run_hash}
+    for key in run.content:
+        other = RunConfig.of(config, "lora", 0, {**run.content, key: "other"})
+        hashes |= {other.run_hash, other.config_hash}
+    assert len(hashes) == 1 + 2 * 4
 
 
 def test_what_changes_no_result_is_not(tmp_path: Path) -> None:
@@ -91,7 +108,7 @@ def test_seeds_share_a_config_hash() -> None:
     assert len({run.config_hash for run in three}) == 1
     assert len({run.run_hash for run in three}) == 3
     assert three[1].folder == runs(GOOD, "seeds=[1]")[0].folder
-    assert str(three[1].folder) == f"t/lora/seed1-{three[1].run_hash}"
+    assert str(three[1].folder) == f"t/lora/seed1-{three[1].run_hash[:8]}"
 
 
 def test_files_count_by_content_and_not_by_path(tmp_path: Path) -> None:
@@ -123,7 +140,8 @@ def test_base_weights_count_by_content(tmp_path: Path) -> None:
 def test_the_resolved_config_is_the_same_run(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.eye(60, 5), y=np.repeat(range(6), 10))
     for change in (
-        "name=t",
+        "name=u",
+        "methods={l: {method: lora, rank: 2}}",
         *CHANGES,
         f"benchmark.dataset={{name: npz, path: {tmp_path / 'a.npz'}}}",
     ):

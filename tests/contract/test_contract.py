@@ -14,8 +14,9 @@ from lora_cl.methods import METHODS, MemoryBank
 from lora_cl.methods.shared import SharedBackbone
 from lora_cl.models import fingerprint
 from lora_cl.records.folders import read_record
+from lora_cl.running.loading import load_run
 from lora_cl.running.preparation import check, prepare
-from lora_cl.running.runner import Where, load_run, run_one
+from lora_cl.running.runner import Where, run_one
 from lora_cl.training.loop import accuracy
 
 ADAPTERS = (None, "lora", "dora", "qlora")
@@ -212,7 +213,7 @@ def test_state_dict_round_trip_mid_sequence(method, scenario, adapter):
 def made(method: str, scenario: str, adapter: str | None):
     """A method on its base network, before the first task."""
     from lora_cl.models import build_network
-    from lora_cl.running.runner import make_benchmark
+    from lora_cl.running.making import make_benchmark
 
     config = parse_config(text_of(method, scenario, adapter), "t").config
     benchmark = make_benchmark(config, 0, torch.device("cpu"), None)

@@ -118,11 +118,11 @@ def test_provenance_is_complete(tmp_path: Path) -> None:
     assert result["config"]["train"]["lr"] == 0.001
     assert result["config"]["base"]["weights"] == str(weights)
     assert result["seed"] == 7
-    assert result["hash"] == record.folder.name.partition("-")[2]
+    assert result["hash"][:8] == record.folder.name.partition("-")[2]
     versions = provenance["versions"]
     assert versions["torch"] == torch.__version__.partition("+")[0]
     assert {"lora-cl", "python", "torchvision", "numpy", "safetensors"} <= versions.keys()
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     if (root / ".git").exists():
         git = ["git", "-C", str(root)]
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)

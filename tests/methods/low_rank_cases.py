@@ -15,7 +15,7 @@ from lora_cl.config import Experiment
 from lora_cl.methods import METHODS, Fit, MemoryBank, Method
 from lora_cl.models import build_network, fingerprint
 from lora_cl.records.folders import Record
-from lora_cl.running.runner import make_benchmark
+from lora_cl.running.making import make_benchmark
 from lora_cl.training import loop
 from lora_cl.training.optimizers import make_optimizer
 

@@ -1,0 +1,80 @@
+"""The parts of a run, made from its config: data sets, benchmark, method on its base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lora_cl.benchmarks import BENCHMARKS, Benchmark
+from lora_cl.config import Config
+from lora_cl.data import DATASETS, Dataset, Source, data_root
+from lora_cl.methods import METHODS, Method
+from lora_cl.running.base import base_network
+from lora_cl.running.checkpoints import AdapterFolder
+from lora_cl.running.machine import require_same
+
+NOTHING: Mapping[str, str] = {}
+
+
+def sources(config: Config) -> dict[str, Source]:
+    """Every data set that an experiment draws on, by the key of the config that names it."""
+    found = benchmark_sources(config)
+    if config.base.pretrain is not None:
+        options = config.base.pretrain.dataset
+        found["base.pretrain.dataset"] = DATASETS[options.name](options)
+    return found
+
+
+def benchmark_sources(config: Config) -> dict[str, Source]:
+    options: list[Any] = BENCHMARKS[config.benchmark.name].dataset_options(config.benchmark)
+    keys = ["benchmark.dataset"]
+    if hasattr(config.benchmark, "datasets"):
+        keys = [f"benchmark.datasets.{index}" for index in range(len(options))]
+    return {key: DATASETS[one.name](one) for key, one in zip(keys, options, strict=True)}
+
+
+def make_benchmark(
+    config: Config,
+    seed: int,
+    device: torch.device,
+    data_dir: Path | None,
+    content: Mapping[str, str] = NOTHING,
+) -> Benchmark:
+    """The benchmark of a run; data sets are loaded when first asked for.
+
+    A data set that is not the one that ``content`` names, by its checksum, is a ResultsError.
+    """
+    found = benchmark_sources(config)
+    root = data_root(data_dir)
+
+    def load(source: Source) -> Dataset:
+        data = source.load(root)
+        key = next(key for key, one in found.items() if one is source)
+        require_same(content, key, data.checksum)
+        return data
+
+    kind = BENCHMARKS[config.benchmark.name]
+    return kind(
+        config.benchmark, config.scenario, seed, list(found.values()), load, device, config.stream
+    )
+
+
+def make_method(
+    config: Config,
+    benchmark: Benchmark,
+    bank: AdapterFolder,
+    device: torch.device,
+    data_dir: Path | None,
+    content: Mapping[str, str] = NOTHING,
+) -> Method:
+    """The run's method on its base network, before the first task."""
+    (options,) = config.methods.values()
+    (seed,) = config.seeds
+    method = METHODS[options.method](options)
+    network = base_network(config, seed, benchmark.input_shape, device, data_dir, content)
+    bank.encode, bank.decode = method.to_peft, method.from_peft
+    method.setup(network, benchmark, seed, bank)
+    return method
