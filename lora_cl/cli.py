@@ -16,6 +16,7 @@ import typer
 
 from lora_cl import __version__
 from lora_cl.errors import ConfigError, LoraClError, ResultsError
+from lora_cl.plugins import Parts
 from lora_cl.records.folders import DEFAULT_RESULTS
 from lora_cl.text import one_line
 
@@ -217,25 +218,37 @@ def data_list(data_dir: DataDir = None) -> None:
 def _methods() -> dict[str, str]:
     from lora_cl.methods import METHODS
 
-    return {name: kind.summary for name, kind in METHODS.items()}
+    return _summaries(METHODS)
 
 
 def _benchmarks() -> dict[str, str]:
     from lora_cl.benchmarks import BENCHMARKS
 
-    return {name: kind.summary for name, kind in BENCHMARKS.items()}
+    return _summaries(BENCHMARKS)
 
 
 def _datasets() -> dict[str, str]:
     from lora_cl.data import DATASETS
 
-    return {name: source.summary for name, source in DATASETS.items()}
+    return _summaries(DATASETS)
 
 
 def _models() -> dict[str, str]:
     from lora_cl.models import BACKBONES
 
-    return {name: (build.__doc__ or "").splitlines()[0] for name, (_, build) in BACKBONES.items()}
+    return _summaries(BACKBONES)
+
+
+def _summaries(parts: Parts[Any]) -> dict[str, str]:
+    """A line for each part; what is wrong with one of another package goes to stderr."""
+    found = {name: str(part.summary) for name, part in parts.items()}
+    for name, part in parts.others().items():
+        if isinstance(part, Exception):
+            _say(f"error: {part}")
+        else:
+            package = part.__module__.partition(".")[0]
+            found[name] = f"{getattr(part, 'summary', '')} (from {package})".strip()
+    return found
 
 
 def _shipped_configs() -> dict[str, str]:

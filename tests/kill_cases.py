@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from process_cases import command, events_size, finished, session_of, wait_until
-from run_cases import outcome
 
 from lora_cl.config import RunConfig, load_config
 from lora_cl.records.results import status_of
 from lora_cl.running.preparation import prepare
 from lora_cl.running.runner import Where, run_one
+from lora_cl.testing.runs import outcome
 
 
 @dataclass

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from run_cases import one_run
 
 from lora_cl.methods import METHODS
 from lora_cl.records.folders import read_record
 from lora_cl.running.runner import Where, run_one
+from lora_cl.testing.runs import one_run
 from lora_cl.training import loop
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")

@@ -17,15 +17,21 @@ from lora_cl.benchmarks.rotated import Rotated
 from lora_cl.benchmarks.sequence import Sequence
 from lora_cl.benchmarks.split import Split
 from lora_cl.options import choice
+from lora_cl.plugins import Parts
 
-BENCHMARKS: dict[str, type[Benchmark]] = {
-    "split": Split,
-    "permuted": Permuted,
-    "rotated": Rotated,
-    "sequence": Sequence,
-}
+BENCHMARKS: Parts[type[Benchmark]] = Parts(
+    "benchmark",
+    "lora_cl.benchmarks",
+    Benchmark,
+    {
+        "split": Split,
+        "permuted": Permuted,
+        "rotated": Rotated,
+        "sequence": Sequence,
+    },
+)
 
-BenchmarkChoice: Any = choice({name: kind.Options for name, kind in BENCHMARKS.items()})
+BenchmarkChoice: Any = choice(BENCHMARKS)
 
 __all__ = [
     "BENCHMARKS",

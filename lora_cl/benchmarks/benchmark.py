@@ -24,7 +24,7 @@ Stream = Literal["auto"] | bool
 MAX_BYTES = 2 * 1024**3
 """A data set whose training inputs take more than this as float32 is streamed."""
 
-DatasetChoice: Any = choice({name: source.Options for name, source in DATASETS.items()})
+DatasetChoice: Any = choice(DATASETS)
 
 
 Change = Callable[[Tensor], Tensor]

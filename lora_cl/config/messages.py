@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from lora_cl.config.model import NAME, Config, short
+from lora_cl.options import PartError
 from lora_cl.text import did_you_mean, one_line
 
 Path = Sequence[str | int]
@@ -23,6 +24,7 @@ def messages(
 ) -> str:
     """A line for each problem: file, line, key, value, what is allowed, the nearest match."""
     found: dict[str, list[str]] = {}
+    errors = list(_flat(errors))
     for error in errors[:MAX_PROBLEMS]:
         where, given, text = _message(error, value, lines, source, overridden)
         texts = found.setdefault(f"{where}: {given}", [])
@@ -32,6 +34,18 @@ def messages(
     if len(errors) > MAX_PROBLEMS:
         told.append(f"{source}: and {len(errors) - MAX_PROBLEMS} more")
     return "\n".join(told)
+
+
+def _flat(errors: Sequence[Any]) -> Iterator[Any]:
+    """The errors, and in the place of one about another package's part those within it."""
+    for error in errors:
+        inside = error.get("ctx", {}).get("error")
+        if not isinstance(inside, PartError):
+            yield error
+            continue
+        for inner in _flat(inside.errors):
+            allowed = inside.allowed if len(inner["loc"]) == 1 else []
+            yield {"allowed": allowed, **inner, "loc": (*error["loc"], *inner["loc"])}
 
 
 def _or(text: str) -> str:
@@ -50,7 +64,7 @@ def _message(
     path = _real_path(loc, value, kind)
     given, text = "", ""
     if kind == "extra_forbidden":
-        allowed = _allowed_keys(error["loc"])
+        allowed = error["allowed"] if "allowed" in error else _allowed_keys(error["loc"])
         text = f"unknown key{did_you_mean(str(path[-1]), allowed)}{_list(allowed)}"
     elif kind == "missing":
         text = "is missing"

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from lora_cl.benchmarks import BenchmarkChoice, DatasetChoice
 from lora_cl.benchmarks.benchmark import Stream
-from lora_cl.methods import METHODS, MethodChoice
+from lora_cl.methods import MethodChoice
 from lora_cl.models import BackboneChoice
 from lora_cl.options import OptionsBase
 from lora_cl.text import one_line
@@ -158,7 +158,8 @@ class Config(OptionsBase):
             )
         options = {k: v for k, v in method.items() if k != "name"}
         rest = {k: v for k, v in value.items() if k != "method"}
-        return {**rest, "methods": {method["name"]: {"method": method["name"], **options}}}
+        label = method["name"].rpartition(":")[2]
+        return {**rest, "methods": {label: {"method": method["name"], **options}}}
 
     @model_validator(mode="after")
     def _not_compiled(self) -> Config:
@@ -188,40 +189,3 @@ def short(value: Any) -> str:
         return one_line(repr(value), limit=40)
     except ValueError:
         return "a number of thousands of digits"
-
-
-def config_schema() -> dict[str, Any]:
-    """The JSON Schema of a config, for editors."""
-    result: dict[str, Any] = Config.model_json_schema(mode="validation")
-    result["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    result["title"] = "lora-cl config"
-    properties = result["properties"]
-    methods = properties["methods"]
-    # pydantic has expressed the pattern of a label in both of these ways.
-    patterns = methods.pop("patternProperties", {})
-    any_method = next(iter(patterns.values()), None) or methods["additionalProperties"]
-    methods["propertyNames"] = {"pattern": NAME}
-    options = {name: any_method["discriminator"]["mapping"][name] for name in METHODS}
-    methods["additionalProperties"] = {
-        "anyOf": [{"$ref": reference} for reference in options.values()]
-    }
-    methods["properties"] = {
-        name: {"anyOf": [{"$ref": reference}, {"type": "null"}]}
-        for name, reference in options.items()
-    }
-    properties["seeds"] = {"anyOf": [properties["seeds"], {"type": "integer", "minimum": 1}]}
-    properties["method"] = {"description": "A single method: its name, or its name and options."}
-    result["required"] = [key for key in result["required"] if key != "methods"]
-    whole: dict[str, Any] = _names_or_mappings(result)
-    return whole
-
-
-def _names_or_mappings(node: Any) -> Any:
-    """Where one of several parts is asked for, its bare name will do."""
-    if isinstance(node, dict):
-        node = {key: _names_or_mappings(item) for key, item in node.items()}
-        if "discriminator" in node and "oneOf" in node:
-            mapping = node.pop("discriminator")["mapping"]
-            node["anyOf"] = [{"enum": list(mapping)}, *node.pop("oneOf")]
-        return node
-    return [_names_or_mappings(item) for item in node] if isinstance(node, list) else node

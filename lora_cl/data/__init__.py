@@ -18,23 +18,28 @@ from lora_cl.data.svhn import Svhn
 from lora_cl.data.synthetic import Synthetic
 from lora_cl.errors import ConfigError
 from lora_cl.options import OptionsBase
-from lora_cl.text import did_you_mean
+from lora_cl.plugins import Parts
 
 __all__ = ["DATASETS", "Dataset", "Source", "data_root", "make_source", "pixels"]
 
-DATASETS: dict[str, type[Source]] = {
-    "digits": Digits,
-    "mnist": Mnist,
-    "fashion-mnist": FashionMnist,
-    "kmnist": KMnist,
-    "emnist-letters": EmnistLetters,
-    "cifar10": Cifar10,
-    "cifar100": Cifar100,
-    "svhn": Svhn,
-    "synthetic": Synthetic,
-    "npz": Npz,
-    "folder": Folder,
-}
+DATASETS: Parts[type[Source]] = Parts(
+    "data set",
+    "lora_cl.datasets",
+    Source,
+    {
+        "digits": Digits,
+        "mnist": Mnist,
+        "fashion-mnist": FashionMnist,
+        "kmnist": KMnist,
+        "emnist-letters": EmnistLetters,
+        "cifar10": Cifar10,
+        "cifar100": Cifar100,
+        "svhn": Svhn,
+        "synthetic": Synthetic,
+        "npz": Npz,
+        "folder": Folder,
+    },
+)
 
 
 def make_source(name: str, options: OptionsBase | None = None) -> Source:
@@ -42,9 +47,6 @@ def make_source(name: str, options: OptionsBase | None = None) -> Source:
 
     Raises ConfigError if there is no such data set, or if it cannot do without options.
     """
-    if name not in DATASETS:
-        hint = did_you_mean(name, DATASETS, cutoff=0.6)
-        raise ConfigError(f"unknown data set {name!r}; allowed are {', '.join(DATASETS)}{hint}")
     source = DATASETS[name]
     if options is None:
         try:

@@ -25,28 +25,34 @@ from lora_cl.methods.seq_lora import SeqLoRA
 from lora_cl.methods.shared_private import SharedPrivate
 from lora_cl.methods.si import SI
 from lora_cl.options import choice
+from lora_cl.plugins import Parts
 
-METHODS: dict[str, type[Method]] = {
-    "full": Full,
-    "frozen": Frozen,
-    "lora": LoRA,
-    "joint": Joint,
-    "independent": Independent,
-    "shared_private": SharedPrivate,
-    "pnn": PNN,
-    "packnet": PackNet,
-    "ewc": EWC,
-    "lwf": LwF,
-    "replay": Replay,
-    "si": SI,
-    "dora": DoRA,
-    "adalora": AdaLoRA,
-    "qlora": QLoRA,
-    "seq_lora": SeqLoRA,
-    "o_lora": OLoRA,
-    "inflora": InfLoRA,
-}
+METHODS: Parts[type[Method]] = Parts(
+    "method",
+    "lora_cl.methods",
+    Method,
+    {
+        "full": Full,
+        "frozen": Frozen,
+        "lora": LoRA,
+        "joint": Joint,
+        "independent": Independent,
+        "shared_private": SharedPrivate,
+        "pnn": PNN,
+        "packnet": PackNet,
+        "ewc": EWC,
+        "lwf": LwF,
+        "replay": Replay,
+        "si": SI,
+        "dora": DoRA,
+        "adalora": AdaLoRA,
+        "qlora": QLoRA,
+        "seq_lora": SeqLoRA,
+        "o_lora": OLoRA,
+        "inflora": InfLoRA,
+    },
+)
 
-MethodChoice: Any = choice({name: kind.Options for name, kind in METHODS.items()}, key="method")
+MethodChoice: Any = choice(METHODS, key="method")
 
 __all__ = ["METHODS", "Bank", "Fit", "MemoryBank", "Method", "MethodChoice"]

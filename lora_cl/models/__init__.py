@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-from lora_cl.models.cnn import Cnn, CnnOptions
+from lora_cl.models.backbone import Backbone
+from lora_cl.models.cnn import Cnn
 from lora_cl.models.mlp import Mlp, MlpOptions
 from lora_cl.models.network import (
     Network,
@@ -21,16 +21,14 @@ from lora_cl.models.network import (
     training_mode,
 )
 from lora_cl.models.prefix import without_prefix
-from lora_cl.options import OptionsBase, choice
+from lora_cl.options import choice
+from lora_cl.plugins import Parts
 
-Build = Callable[[Any, torch.Size], nn.Module]
+BACKBONES: Parts[type[Backbone]] = Parts(
+    "model", "lora_cl.models", Backbone, {"mlp": Mlp, "cnn": Cnn}
+)
 
-BACKBONES: dict[str, tuple[type[OptionsBase], Build]] = {
-    "mlp": (MlpOptions, Mlp),
-    "cnn": (CnnOptions, Cnn),
-}
-
-BackboneChoice: Any = choice({name: options for name, (options, _) in BACKBONES.items()})
+BackboneChoice: Any = choice(BACKBONES)
 
 
 def build_network(options: Any, input_shape: torch.Size, seed: int) -> Network:
@@ -38,9 +36,9 @@ def build_network(options: Any, input_shape: torch.Size, seed: int) -> Network:
 
     ``options`` is a validated ``BackboneChoice``. Raises ConfigError if the data does not fit.
     """
-    _, build = BACKBONES[options.name]
+    kind = BACKBONES[options.name]
     with seeded(seed):
-        backbone = build(options, input_shape)
+        backbone: nn.Module = kind(options, input_shape)
     backbone.eval()
     with torch.no_grad():
         features = backbone(torch.zeros(1, *input_shape)).shape[1]
@@ -49,6 +47,7 @@ def build_network(options: Any, input_shape: torch.Size, seed: int) -> Network:
 
 __all__ = [
     "BACKBONES",
+    "Backbone",
     "BackboneChoice",
     "Mlp",
     "MlpOptions",

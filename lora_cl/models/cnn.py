@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import nn
 
 from lora_cl.errors import ConfigError
+from lora_cl.models.backbone import Backbone
 from lora_cl.options import OptionsBase
 
 Width = Annotated[int, Field(ge=1, le=4096)]
@@ -23,8 +24,11 @@ class CnnOptions(OptionsBase):
     norm: bool = True
 
 
-class Cnn(nn.Sequential):
+class Cnn(nn.Sequential, Backbone):
     """(N, C, H, W) -> (N, hidden). Each block halves height and width."""
+
+    Options: ClassVar[type[OptionsBase]] = CnnOptions
+    summary: ClassVar[str] = "a small convolutional network: convolution, norm, ReLU, pooling"
 
     def __init__(self, options: CnnOptions, input_shape: torch.Size) -> None:
         if len(input_shape) != 3:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import nn
 
+from lora_cl.models.backbone import Backbone
 from lora_cl.options import OptionsBase
 
 Width = Annotated[int, Field(ge=1, le=65536)]
@@ -21,8 +22,11 @@ class MlpOptions(OptionsBase):
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
 
 
-class Mlp(nn.Sequential):
+class Mlp(nn.Sequential, Backbone):
     """(N, *input_shape) -> (N, hidden[-1]). Layers are called linear1, relu1, linear2, ..."""
+
+    Options: ClassVar[type[OptionsBase]] = MlpOptions
+    summary: ClassVar[str] = "a multi-layer perceptron: flatten, then linear layers with ReLU"
 
     def __init__(self, options: MlpOptions, input_shape: torch.Size) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from lora_cl.errors import ConfigError, ResultsError
+from lora_cl.plugins import sources_digest
 
 
 def resolve_device(name: str) -> torch.device:
@@ -63,10 +63,7 @@ def code_version() -> str:
     """The sha256 of this package's source, as far as it decides what a run gives."""
     package = Path(__file__).resolve().parent.parent
     files = [file for room in ROOMS for file in sorted((package / room).rglob("*.py"))]
-    digest = hashlib.sha256()
-    for file in [*files, package / "options.py", package / "seeding.py"]:
-        digest.update(f"{file.relative_to(package).as_posix()}\n".encode() + file.read_bytes())
-    return digest.hexdigest()
+    return sources_digest(package, [*files, package / "options.py", package / "seeding.py"])
 
 
 def require_same(content: Mapping[str, str], key: str, found: str) -> None:

@@ -21,12 +21,12 @@ from process_cases import (
     wait_until,
     workers_of,
 )
-from run_cases import log, outcome
 
 from lora_cl import api
 from lora_cl.config import parse_config
 from lora_cl.records.folders import Record, load_records, read_record
 from lora_cl.running import machine
+from lora_cl.testing.runs import log, outcome
 
 TINY = """
 name: tiny

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from process_cases import python
-from run_cases import TINY, outcome
 
 from lora_cl.engines import workers
+from lora_cl.testing.runs import TINY, outcome
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks here")
 

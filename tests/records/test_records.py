@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from run_cases import one_run, outcome
 
 from lora_cl.errors import ResultsError
 from lora_cl.records import results
@@ -26,6 +25,7 @@ from lora_cl.records.folders import load_records, read_record, run_folders
 from lora_cl.records.results import RESULT, read_result, status_of, write_result
 from lora_cl.running.checkpoints import AdapterFolder, Checkpoints, load_tensors, save_tensors
 from lora_cl.running.runner import Outcome, Where, run_one
+from lora_cl.testing.runs import one_run, outcome
 
 RECORD = {"schema_version": 1, "status": "done", "hash": "0123abcd", "n": 0.1, "x": [None, 1]}
 

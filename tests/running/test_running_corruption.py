@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 from process_cases import ask
-from run_cases import one_run, outcome, runs_of
 
 from lora_cl import api
 from lora_cl.config import RunConfig
 from lora_cl.errors import LoraClError
 from lora_cl.report import FORMATS
 from lora_cl.running.runner import Outcome, Where, run_one
+from lora_cl.testing.runs import one_run, outcome, runs_of
 
 
 def variants(content: bytes, dice: random.Random) -> Iterator[bytes]:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_cases import log, one_run, outcome, runs_of
 
 from lora_cl.config import RunConfig
 from lora_cl.records.results import read_result
@@ -18,6 +17,7 @@ from lora_cl.running import runner
 from lora_cl.running.folder import OURS, RunFolder
 from lora_cl.running.runner import Outcome, Where, run_one
 from lora_cl.running.session import Session
+from lora_cl.testing.runs import log, one_run, outcome, runs_of
 
 NPZ = """
 name: {name}

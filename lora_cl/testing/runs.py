@@ -9,6 +9,7 @@ from typing import Any
 from lora_cl.config import RunConfig, parse_config
 from lora_cl.errors import ConfigError
 from lora_cl.running.preparation import prepare
+from lora_cl.running.runner import Where, run_one
 
 TINY = """
 name: tiny
@@ -57,3 +58,11 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 def log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+
+
+def run_done(text: str, results: Path) -> Path:
+    """The folder of the one run of a config, which is done."""
+    (run,) = runs_of(text)
+    ended = run_one(run, Where(results))
+    assert ended.status == "done", ended.message
+    return results / run.folder

@@ -1,0 +1,87 @@
+"""The JSON Schema of a config, for editors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lora_cl.benchmarks import BENCHMARKS
+from lora_cl.config.model import NAME, Config
+from lora_cl.data import DATASETS
+from lora_cl.methods import METHODS
+from lora_cl.models import BACKBONES
+from lora_cl.options import named_options
+from lora_cl.plugins import IMPORT_PATH, Parts
+
+KINDS: tuple[Parts[Any], ...] = (METHODS, BENCHMARKS, DATASETS, BACKBONES)
+
+Schema = dict[str, Any]
+
+
+def config_schema() -> Schema:
+    """What a config can say, with the parts of other packages that are installed here."""
+    result: Schema = Config.model_json_schema(mode="validation")
+    result["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    result["title"] = "lora-cl config"
+    properties = result["properties"]
+    methods = properties["methods"]
+    # pydantic has expressed the pattern of a label in both of these ways.
+    patterns = methods.pop("patternProperties", {})
+    any_method = next(iter(patterns.values()), None) or methods["additionalProperties"]
+    references: Schema = {
+        name: {"$ref": any_method["discriminator"]["mapping"][name]} for name in METHODS
+    }
+    references |= _others(METHODS, "method", result["$defs"])
+    methods["propertyNames"] = {"pattern": NAME}
+    methods["additionalProperties"] = {"anyOf": [*references.values(), _imported("method")]}
+    methods["properties"] = {
+        name: {"anyOf": [reference, {"type": "null"}]} for name, reference in references.items()
+    }
+    properties["seeds"] = {"anyOf": [properties["seeds"], {"type": "integer", "minimum": 1}]}
+    properties["method"] = {"description": "A single method: its name, or its name and options."}
+    result["required"] = [key for key in result["required"] if key != "methods"]
+    whole: Schema = _names_or_mappings(result, result["$defs"])
+    return whole
+
+
+def _others(parts: Parts[Any], key: str, definitions: Schema) -> Schema:
+    """References to the options of other packages' parts, by name; they become definitions."""
+    references = {}
+    for name, part in parts.others().items():
+        if isinstance(part, Exception):
+            continue
+        title = f"{parts.group}.{name}"
+        template = f"#/$defs/{title}.{{model}}"
+        found = named_options(part.Options, name, key).model_json_schema(ref_template=template)
+        definitions |= {f"{title}.{k}": v for k, v in found.pop("$defs", {}).items()}
+        definitions[title] = found
+        references[name] = {"$ref": f"#/$defs/{title}"}
+    return references
+
+
+def _imported(key: str) -> Schema:
+    """A part by import path; its options are known to its own package."""
+    return {
+        "type": "object",
+        "properties": {key: {"type": "string", "pattern": IMPORT_PATH}},
+        "required": [key],
+    }
+
+
+def _names_or_mappings(node: Any, definitions: Schema) -> Any:
+    """Where one of several parts is asked for, its bare name will do."""
+    if isinstance(node, list):
+        return [_names_or_mappings(item, definitions) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = {key: _names_or_mappings(item, definitions) for key, item in node.items()}
+    if "discriminator" in node and "oneOf" in node:
+        names = list(node.pop("discriminator")["mapping"])
+        members = node.pop("oneOf")
+        path: list[Schema] = []
+        for parts in KINDS:
+            if names == list(parts):
+                others = _others(parts, "name", definitions)
+                names, members = [*names, *others], [*members, *others.values(), _imported("name")]
+                path = [{"type": "string", "pattern": IMPORT_PATH}]
+        node["anyOf"] = [{"enum": names}, *path, *members]
+    return node
