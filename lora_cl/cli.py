@@ -205,8 +205,9 @@ def data_list(data_dir: DataDir = None) -> None:
         from lora_cl.data import DATASETS, data_root
 
         root = data_root(data_dir)
-        width = max(map(len, DATASETS))
-        for name, source in DATASETS.items():
+        width = max(map(len, DATASETS.names()))
+        others = {k: v for k, v in DATASETS.others().items() if isinstance(v, type)}
+        for name, source in {**DATASETS, **others}.items():
             state = {"bundled": "bundled", "yours": "yours"}.get(source.origin)
             if state is None:
                 there = source(source.Options()).where(root)

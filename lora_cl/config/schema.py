@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from lora_cl.benchmarks import BENCHMARKS
@@ -12,7 +13,7 @@ from lora_cl.models import BACKBONES
 from lora_cl.options import named_options
 from lora_cl.plugins import IMPORT_PATH, Parts
 
-KINDS: tuple[Parts[Any], ...] = (METHODS, BENCHMARKS, DATASETS, BACKBONES)
+NAMED: tuple[Parts[Any], ...] = (BENCHMARKS, DATASETS, BACKBONES)
 
 Schema = dict[str, Any]
 
@@ -39,7 +40,8 @@ def config_schema() -> Schema:
     properties["seeds"] = {"anyOf": [properties["seeds"], {"type": "integer", "minimum": 1}]}
     properties["method"] = {"description": "A single method: its name, or its name and options."}
     result["required"] = [key for key in result["required"] if key != "methods"]
-    whole: Schema = _names_or_mappings(result, result["$defs"])
+    others = {frozenset(parts): _others(parts, "name", result["$defs"]) for parts in NAMED}
+    whole: Schema = _names_or_mappings(result, others)
     return whole
 
 
@@ -67,21 +69,21 @@ def _imported(key: str) -> Schema:
     }
 
 
-def _names_or_mappings(node: Any, definitions: Schema) -> Any:
-    """Where one of several parts is asked for, its bare name will do."""
+def _names_or_mappings(node: Any, others: Mapping[frozenset[str], Schema]) -> Any:
+    """Where one of several parts is asked for, its bare name will do.
+
+    ``others`` are references to other packages' parts, by the names of ours of that kind.
+    """
     if isinstance(node, list):
-        return [_names_or_mappings(item, definitions) for item in node]
+        return [_names_or_mappings(item, others) for item in node]
     if not isinstance(node, dict):
         return node
-    node = {key: _names_or_mappings(item, definitions) for key, item in node.items()}
+    node = {key: _names_or_mappings(item, others) for key, item in node.items()}
     if "discriminator" in node and "oneOf" in node:
         names = list(node.pop("discriminator")["mapping"])
-        members = node.pop("oneOf")
-        path: list[Schema] = []
-        for parts in KINDS:
-            if names == list(parts):
-                others = _others(parts, "name", definitions)
-                names, members = [*names, *others], [*members, *others.values(), _imported("name")]
-                path = [{"type": "string", "pattern": IMPORT_PATH}]
-        node["anyOf"] = [{"enum": names}, *path, *members]
+        more = others.get(frozenset(names))
+        node["anyOf"] = [{"enum": [*names, *(more or {})]}, *node.pop("oneOf")]
+        if more is not None:
+            node["anyOf"] += [{"type": "string", "pattern": IMPORT_PATH}, *more.values()]
+            node["anyOf"].append(_imported("name"))
     return node
