@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from platformdirs import user_cache_dir
@@ -60,7 +61,9 @@ def make_source(name: str, options: OptionsBase | None = None) -> Source:
 def data_root(override: Path | None = None) -> Path:
     """The folder of the data sets: ``override`` (--data-dir), else the environment variable
     LORA_CL_DATA, else ``lora-cl`` in the platform's user cache directory. It need not exist yet."""
-    chosen = (
-        override or os.environ.get("LORA_CL_DATA") or user_cache_dir("lora-cl", appauthor=False)
-    )
-    return Path(chosen).expanduser()
+    if chosen := override or os.environ.get("LORA_CL_DATA"):
+        return Path(chosen).expanduser()
+    try:
+        return Path(user_cache_dir("lora-cl", appauthor=False)).expanduser()
+    except (RuntimeError, KeyError, OSError):  # No HOME, and a user that the system does not know.
+        return Path(tempfile.gettempdir()) / "lora-cl"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from abc import ABC
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import wraps
 from hashlib import blake2b
 from typing import Any, ClassVar, Protocol
 
@@ -16,6 +17,7 @@ from torch.nn import functional
 from lora_cl.adapters import parameter_count
 from lora_cl.benchmarks import Benchmark, Task
 from lora_cl.data.streaming import Inputs, parts
+from lora_cl.errors import MethodError
 from lora_cl.methods.bank import Bank
 from lora_cl.methods.routing import CHUNK, class_means, entropy, nearest_task
 from lora_cl.models import Network, TaskNetwork, fingerprint, trainable_only
@@ -50,6 +52,12 @@ class Method(ABC):
     """The base is part of the network for ever, so that a router needs no copy of it."""
 
     base: nn.Module
+
+    def __init_subclass__(cls) -> None:
+        """A network that a ``view`` showed answers no more when its ``with`` has ended."""
+        super().__init_subclass__()
+        if "view" in vars(cls):
+            cls.view = closing(cls.view)  # type: ignore[assignment,method-assign]
 
     network: Network
     benchmark: Benchmark
@@ -311,6 +319,28 @@ class Method(ABC):
         return TaskNetwork(backbone, head, offsets, outputs=self.classes_seen())
 
 
+View = Callable[[Any, int], AbstractContextManager[TaskNetwork]]
+
+
+def closing(view: View) -> View:
+    """``view``, of tasks that can be answered alone, and of a network that is closed at its end."""
+
+    @wraps(view)
+    @contextmanager
+    def closed(method: Method, task_id: int) -> Iterator[TaskNetwork]:
+        there = [index for index in range(method.benchmark.n_tasks) if method.answers(index)]
+        if task_id not in there:
+            known = ", ".join(map(str, there)) or "none"
+            raise MethodError(f"task {task_id} is not among those that can be answered: {known}")
+        with view(method, task_id) as network:
+            try:
+                yield network
+            finally:
+                network.close(f"the view of task {task_id} has ended; use it inside its `with`")
+
+    return closed
+
+
 def byte_count(tensors: Mapping[str, Tensor]) -> int:
     """The bytes of all tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -325,3 +355,6 @@ def task_cross_entropy(network: TaskNetwork, logits: Tensor, y: Tensor) -> Tenso
     if network.same_task is not None:
         logits = logits + network.same_task[y]
     return functional.cross_entropy(logits, y)
+
+
+Method.view = closing(Method.view)  # type: ignore[assignment,method-assign]

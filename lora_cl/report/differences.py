@@ -14,7 +14,7 @@ from lora_cl.records.folders import CONFIG
 from lora_cl.records.results import RESULT, read_result
 from lora_cl.text import one_line
 
-ENVIRONMENT = ("versions", "device", "device_name", "system", "threads")
+ENVIRONMENT = ("versions", "device", "device_name", "system", "threads", "arithmetic")
 MAX_CONFIG_BYTES = 65_536
 _NOTHING = object()
 

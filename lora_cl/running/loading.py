@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from pydantic import ValidationError
 
 from lora_cl.config import Config
@@ -12,16 +11,19 @@ from lora_cl.errors import ResultsError
 from lora_cl.methods import Method
 from lora_cl.records.results import read_result
 from lora_cl.running.checkpoints import AdapterFolder, load_tensors, require_owner
+from lora_cl.running.machine import resolve_device
 from lora_cl.running.making import make_benchmark, make_method
 from lora_cl.running.session import MODEL
 
 
-def load_run(folder: Path, device: str = "cpu", data_dir: Path | None = None) -> Method:
+def load_run(folder: str | Path, device: str = "cpu", data_dir: str | Path | None = None) -> Method:
     """The method of a finished run as it was at its end: ``view(k)`` answers bit for bit the same.
 
     Its config is the one in the record, which is checked for damage. Raises ResultsError if the
     folder does not hold a finished run.
     """
+    folder = Path(folder)
+    data_dir = None if data_dir is None else Path(data_dir)
     result = read_result(folder)
     if result is None or result.get("status") != "done":
         status = "unfinished" if result is None else result.get("status")
@@ -31,7 +33,7 @@ def load_run(folder: Path, device: str = "cpu", data_dir: Path | None = None) ->
         config = Config.model_validate(result["config"])
     except ValidationError:
         raise ResultsError(f"{folder}: its config is not one of this version") from None
-    place = torch.device(device)
+    place = resolve_device(device)
     tensors, meta = load_tensors(folder / MODEL)
     require_owner(folder / MODEL, meta, run=run)
     benchmark = make_benchmark(config, config.seeds[0], place, data_dir)
