@@ -16,7 +16,7 @@ from lora_cl.data.packed import digest, stack
 from lora_cl.data.source import Dataset, Source, tensor_checksum
 from lora_cl.data.split import stratified_split
 from lora_cl.errors import DataError
-from lora_cl.options import OptionsBase
+from lora_cl.options import OptionsBase, PathOption, user_path
 
 SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".gif", ".tif", ".tiff")
@@ -27,7 +27,7 @@ class FolderOptions(OptionsBase):
     """``path`` of the folder, a relative one from the current directory; ``size`` is the height and
     width in pixels to which each image is resized; ``channels`` 1 is grey, 3 is RGB."""
 
-    path: Path = Field(strict=False, json_schema_extra={"hashed": False})
+    path: PathOption
     size: int = Field(32, ge=1, le=1024)
     channels: Literal[1, 3] = 3
 
@@ -54,7 +54,7 @@ class Folder(Source):
 
     @property
     def path(self) -> Path:
-        return self.options.path.expanduser()
+        return user_path(self.options.path)
 
     def where(self, root: Path) -> Path | None:
         return self.path if self.path.is_dir() else None

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 
 from lora_cl.data.source import Dataset, Source, pixels, tensor_checksum
 from lora_cl.data.split import stratified_split
 from lora_cl.errors import DataError
-from lora_cl.options import OptionsBase
+from lora_cl.options import OptionsBase, PathOption, user_path
 from lora_cl.text import did_you_mean
 
 Array = NDArray[Any]
@@ -25,7 +24,7 @@ ARRAYS = ("x", "y", "x_test", "y_test")
 class NpzOptions(OptionsBase):
     """``path`` of the archive; a relative one starts at the current directory."""
 
-    path: Path = Field(strict=False, json_schema_extra={"hashed": False})
+    path: PathOption
 
 
 class Npz(Source):
@@ -50,7 +49,7 @@ class Npz(Source):
 
     @property
     def path(self) -> Path:
-        return self.options.path.expanduser()
+        return user_path(self.options.path)
 
     def where(self, root: Path) -> Path | None:
         return self.path if self.path.is_file() else None
