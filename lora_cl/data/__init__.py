@@ -18,7 +18,7 @@ from lora_cl.data.source import Dataset, Source, pixels
 from lora_cl.data.svhn import Svhn
 from lora_cl.data.synthetic import Synthetic
 from lora_cl.errors import ConfigError
-from lora_cl.options import OptionsBase
+from lora_cl.options import OptionsBase, user_path
 from lora_cl.plugins import Parts
 
 __all__ = ["DATASETS", "Dataset", "Source", "data_root", "make_source", "pixels"]
@@ -60,10 +60,19 @@ def make_source(name: str, options: OptionsBase | None = None) -> Source:
 
 def data_root(override: Path | None = None) -> Path:
     """The folder of the data sets: ``override`` (--data-dir), else the environment variable
-    LORA_CL_DATA, else ``lora-cl`` in the platform's user cache directory. It need not exist yet."""
-    if chosen := override or os.environ.get("LORA_CL_DATA"):
-        return Path(chosen).expanduser()
+    LORA_CL_DATA, else ``lora-cl`` in the platform's user cache directory, or, without a home, a
+    folder among the temporary ones. It need not exist yet.
+
+    Raises ConfigError if no folder can be called so.
+    """
+    told = {"--data-dir": override, "LORA_CL_DATA": os.environ.get("LORA_CL_DATA")}
+    for name, path in told.items():
+        try:
+            if path:
+                return user_path(path)
+        except ValueError as error:
+            raise ConfigError(f"{name}: {error}") from None
     try:
-        return Path(user_cache_dir("lora-cl", appauthor=False)).expanduser()
-    except (RuntimeError, KeyError, OSError):  # No HOME, and a user that the system does not know.
-        return Path(tempfile.gettempdir()) / "lora-cl"
+        return user_path(user_cache_dir("lora-cl", appauthor=False))
+    except (RuntimeError, ValueError):  # A user without a home, as in some containers.
+        return Path(tempfile.gettempdir()) / f"lora-cl-{getattr(os, 'getuid', str)()}"
