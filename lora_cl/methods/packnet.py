@@ -45,10 +45,11 @@ def packnet_prune(weight: Tensor, free: Tensor, kept: int) -> Tensor:
     Mallya & Lazebnik 2018 (arXiv 1711.05769), section 3. ``weight`` float and ``free`` bool of
     one shape; of equal magnitudes the first ones win.
     """
-    magnitude = weight.detach().abs().masked_fill(~free, -1.0).flatten()
+    candidates = torch.nonzero(free.flatten()).squeeze(1)
+    magnitude = weight.detach().abs().flatten()[candidates]
     chosen = torch.sort(magnitude, descending=True, stable=True).indices[:kept]
-    mask = torch.zeros_like(magnitude, dtype=torch.bool)
-    mask[chosen] = True
+    mask = torch.zeros_like(free.flatten())
+    mask[candidates[chosen]] = True
     return mask.view_as(free)
 
 
