@@ -27,10 +27,11 @@ from lora_cl.seeding import seed_for
 class Fit(Protocol):
     """Trains what requires grad on the tasks' samples, shuffled together; the only training loop.
 
-    ``epochs`` replaces the config's duration, such as PackNet's retraining.
+    It takes the steps that the config gives these tasks, or those between two shares of them:
+    fits whose shares meet, such as PackNet's training and retraining, take them all together.
     """
 
-    def __call__(self, tasks: Sequence[Task], *, epochs: int | None = None) -> None: ...
+    def __call__(self, tasks: Sequence[Task], *, start: float = 0.0, end: float = 1.0) -> None: ...
 
 
 class Method(ABC):

@@ -59,7 +59,7 @@ class Session(Resumable):
             self.ledger.trained_parameters.append(self.trained)
         self.ledger.total_parameters.append(self.method.total_parameters())
 
-    def _fit(self, tasks: Sequence[Task], *, epochs: int | None = None) -> None:
+    def _fit(self, tasks: Sequence[Task], *, start: float = 0.0, end: float = 1.0) -> None:
         """The ``fit`` that methods are given: data, optimiser, streams, events, checkpoints."""
         number, self.fits = self.fits, self.fits + 1
         if self.resumed is not None and number < self.resumed[0].fit:
@@ -74,11 +74,10 @@ class Session(Resumable):
             )
             del samples
             batches = math.ceil(len(y) / train.batch_size)
-            if epochs is None:
-                iterations = (train.iterations or 0) * len(tasks)
-                total_steps = iterations or batches * (train.epochs or 1)
-            else:
-                total_steps = batches * epochs
+            budget = (train.iterations or 0) * len(tasks) or batches * (train.epochs or 1)
+            total_steps = loop.step_at(end, budget) - loop.step_at(start, budget)
+            if total_steps == 0:
+                return
             stream = [self.method.learned[-1], number]
             torch.manual_seed(self.method.seed_for("fit", *stream))
             self.method.start_fit(tasks, network)

@@ -13,6 +13,7 @@ from lora_cl.errors import ConfigError
 from lora_cl.methods import METHODS, MemoryBank
 from lora_cl.methods.shared import SharedBackbone
 from lora_cl.models import fingerprint
+from lora_cl.records.events import read_events
 from lora_cl.records.folders import read_record
 from lora_cl.running.preparation import check, prepare
 from lora_cl.running.runner import Where, load_run, run_one
@@ -122,6 +123,14 @@ def test_contract(tmp_path, method, scenario, adapter):
         assert all(matrix[i][j] == matrix[j][j] for i, j in past)
     assert result["needs_task_id"] == (METHODS[method].private_heads and scenario != "task")
 
+    # No method takes more steps than another: 120 samples a task in batches of 16, four epochs.
+    steps = {0: 0, 1: 0, 2: 0}
+    for event, _ in read_events(record.folder):
+        if event["event"] == "fit_started":
+            steps[event["task"]] += event["steps"]
+    joint = method == "joint"
+    assert steps == {0: 0, 1: 0, 2: 23 * 4} if joint else steps == dict.fromkeys(range(3), 8 * 4)
+
     cost = result["cost"]
     assert all(cost[key] is not None and cost[key] >= 0 for key in cost if "peak" not in key)
     assert cost["total_params"] > 0
@@ -227,7 +236,7 @@ def learned_by_hand(method: str, scenario: str, adapter: str | None):
     """Two of three tasks learned with a loop of a few plain steps in place of the trainer."""
     result = made(method, scenario, adapter)
 
-    def fit(tasks, *, epochs=None):
+    def fit(tasks, *, start=0.0, end=1.0):
         with result.view_together(tasks) as network:
             samples = [task.train() for task in tasks]
             result.start_fit(tasks, network)
