@@ -7,7 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from lora_cl.data import DATASETS, Dataset, Source, data_root, make_source, pixels
+from lora_cl.data import DATASETS, Dataset, Source, as_bytes, data_root, make_source, pixels
 from lora_cl.data.npz import NpzOptions
 from lora_cl.data.source import tensor_checksum
 from lora_cl.data.synthetic import SyntheticOptions
@@ -82,6 +82,22 @@ def test_data_root_prefers_the_option_then_the_variable_then_the_cache(monkeypat
     assert data_root() == Path(platformdirs.user_cache_dir()) / "lora-cl"
     monkeypatch.setenv("LORA_CL_DATA", "~/data")
     assert data_root() == Path.home() / "data"
+
+
+def test_every_byte_comes_back_from_its_pixel():
+    codes = torch.arange(256, dtype=torch.uint8).view(4, 64)
+    assert torch.equal(as_bytes(pixels(codes)), codes)
+    assert as_bytes(pixels(codes)).dtype == torch.uint8
+    turned = pixels(codes).T
+    assert torch.equal(as_bytes(turned), codes.T)
+
+
+@pytest.mark.parametrize(
+    "odd", [0.5, 1e-9, -0.0, 1.0039216, -0.003921569, float("nan"), float("inf"), -float("inf")]
+)
+def test_what_no_byte_gives_stays_as_it_is(odd: float):
+    x = torch.tensor([[0.0, 1.0, odd]])
+    assert as_bytes(x) is x
 
 
 def test_pixels_scales_bytes_and_leaves_floats():
