@@ -14,14 +14,14 @@ from lora_cl.data.digits import Digits
 from lora_cl.data.folder import Folder
 from lora_cl.data.mnist import EmnistLetters, FashionMnist, KMnist, Mnist
 from lora_cl.data.npz import Npz
-from lora_cl.data.source import Dataset, Source, pixels
+from lora_cl.data.source import Dataset, Source, as_bytes, pixels
 from lora_cl.data.svhn import Svhn
 from lora_cl.data.synthetic import Synthetic
 from lora_cl.errors import ConfigError
 from lora_cl.options import OptionsBase, user_path
 from lora_cl.plugins import Parts
 
-__all__ = ["DATASETS", "Dataset", "Source", "data_root", "make_source", "pixels"]
+__all__ = ["DATASETS", "Dataset", "Source", "as_bytes", "data_root", "make_source", "pixels"]
 
 DATASETS: Parts[type[Source]] = Parts(
     "data set",

@@ -45,6 +45,13 @@ def pixels(x: Tensor) -> Tensor:
     return x
 
 
+def as_bytes(x: Tensor) -> Tensor:
+    """The uint8 that ``pixels`` makes x (float32, any shape) of, bit for bit; x where none is."""
+    codes = (x * 255).round_().clamp_(0, 255).to(torch.uint8)
+    same = torch.equal(pixels(codes).view(torch.int32), x.view(torch.int32))
+    return codes if same else x
+
+
 def tensor_checksum(*tensors: Tensor) -> str:
     """``"sha256:..."`` over dtype, shape and bytes of the tensors, in their order."""
     digest = hashlib.sha256()

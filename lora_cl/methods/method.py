@@ -19,7 +19,8 @@ from lora_cl.benchmarks import Benchmark, Task
 from lora_cl.data.streaming import Inputs, parts
 from lora_cl.errors import MethodError
 from lora_cl.methods.bank import Bank
-from lora_cl.methods.routing import CHUNK, class_means, entropy, nearest_task
+from lora_cl.methods.means import CHUNK, class_means
+from lora_cl.methods.routing import doubt, nearest_task
 from lora_cl.models import Network, TaskNetwork, fingerprint, trainable_only
 from lora_cl.options import OptionsBase
 from lora_cl.seeding import seed_for
@@ -28,10 +29,11 @@ from lora_cl.seeding import seed_for
 class Fit(Protocol):
     """Trains what requires grad on the tasks' samples, shuffled together; the only training loop.
 
-    ``epochs`` replaces the config's duration, such as PackNet's retraining.
+    It takes the steps that the config gives these tasks, or those between two shares of them:
+    fits whose shares meet, such as PackNet's training and retraining, take them all together.
     """
 
-    def __call__(self, tasks: Sequence[Task], *, epochs: int | None = None) -> None: ...
+    def __call__(self, tasks: Sequence[Task], *, start: float = 0.0, end: float = 1.0) -> None: ...
 
 
 class Method(ABC):
@@ -169,12 +171,15 @@ class Method(ABC):
     # Finding a withheld task id
 
     def base_features(self, x: Tensor) -> Tensor:
-        """The features of x in the base network, as it was before the first task."""
-        features: Tensor = self.base(x)
+        """The features of x in the base network in eval mode, as it was before the first task."""
+        features: Tensor = self.base.eval()(x)
         return features
 
     def add_prototypes(self, task: Task) -> None:
-        """Keeps the class means of ``task`` in base features, for the prototype router."""
+        """Keeps the class means of ``task`` in base features, for the prototype router.
+
+        A class without samples has none.
+        """
         samples = task.train()
         means = class_means(self.base_features, samples.x, samples.y, task.classes)
         self.kept[f"prototypes.{task.id}"] = means
@@ -192,7 +197,7 @@ class Method(ABC):
                 logits = torch.cat([network(part) for part in parts(x, CHUNK)])
             first = self.benchmark.first_class(task_id)
             labels.append(logits.argmax(1) + (first if self.benchmark.scenario == "class" else 0))
-            doubts.append(entropy(logits))
+            doubts.append(doubt(logits))
         if self.router == "entropy":
             chosen = torch.stack(doubts).argmin(dim=0)
         else:

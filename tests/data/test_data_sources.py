@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from lora_cl.data import DATASETS, Dataset, Source, data_root, make_source, memory, pixels
+from lora_cl.data import DATASETS, Dataset, Source, as_bytes, data_root, make_source, memory, pixels
 from lora_cl.data.npz import NpzOptions
 from lora_cl.data.source import named, numbered, tensor_checksum
 from lora_cl.data.synthetic import SyntheticOptions
@@ -91,6 +91,22 @@ def test_data_root_prefers_the_option_then_the_variable_then_the_cache(monkeypat
     monkeypatch.setenv("LORA_CL_DATA", "~nosuchuser/data")
     with pytest.raises(ConfigError, match="LORA_CL_DATA: ~nosuchuser/data: there is no user"):
         data_root()
+
+
+def test_every_byte_comes_back_from_its_pixel():
+    codes = torch.arange(256, dtype=torch.uint8).view(4, 64)
+    assert torch.equal(as_bytes(pixels(codes)), codes)
+    assert as_bytes(pixels(codes)).dtype == torch.uint8
+    turned = pixels(codes).T
+    assert torch.equal(as_bytes(turned), codes.T)
+
+
+@pytest.mark.parametrize(
+    "odd", [0.5, 1e-9, -0.0, 1.0039216, -0.003921569, float("nan"), float("inf"), -float("inf")]
+)
+def test_what_no_byte_gives_stays_as_it_is(odd: float):
+    x = torch.tensor([[0.0, 1.0, odd]])
+    assert as_bytes(x) is x
 
 
 def test_a_user_without_a_home_has_a_cache_all_the_same(tmp_path: Path, monkeypatch):
