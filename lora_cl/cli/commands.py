@@ -148,10 +148,11 @@ def validate(configs: Configs, override: Overrides = [], data_dir: DataDir = Non
 
         for path in configs:
             experiment = load_config(path, override)
-            check(experiment, data_dir)
+            unseen = check(experiment, data_dir)
             config = experiment.config
             runs = len(config.methods) * len(config.seeds)
-            tell(f"{path}: valid, {runs} runs")
+            note = f" ({'; '.join(unseen)})" if unseen else ""
+            tell(f"{path}: valid, {runs} runs{note}")
 
 
 @app.command()

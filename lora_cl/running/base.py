@@ -19,6 +19,7 @@ from lora_cl.errors import ConfigError, ResultsError
 from lora_cl.methods.full import Full
 from lora_cl.methods.shared import SharedBackboneOptions
 from lora_cl.models import Network, TaskNetwork, build_network, seeded
+from lora_cl.options import user_path
 from lora_cl.running.checkpoints import load_tensors, require_owner, save_tensors
 from lora_cl.running.machine import code_version, require_same
 from lora_cl.seeding import seed_for
@@ -62,24 +63,47 @@ def base_network(
     return network
 
 
+ALLOWED = (torch.float32, torch.float16, torch.bfloat16)
+"""Types of weights: every number of theirs is one of float32, so that nothing is rounded."""
+
+
 def load_weights(network: Network, path: Path) -> None:
     """Backbone weights from a safetensors file of lora-cl, or a plain one with the same names.
 
-    Raises ConfigError if it cannot be read or does not hold this backbone.
+    Raises ConfigError if it cannot be read or does not hold this backbone, in float32 or a shorter
+    type, all numbers finite.
     """
-    try:
-        tensors = _read(path)
-        prefixes = ("method.network.backbone.", "network.backbone.", "backbone.")
-        for prefix in prefixes:
-            if any(name.startswith(prefix) for name in tensors):
-                tensors = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-                break
-        network.backbone.load_state_dict(tensors)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = one_line(error)
-        raise ConfigError(
-            f"{path}: does not hold this backbone: {reason}", "base.weights"
-        ) from None
+    path = user_path(path)
+    tensors = _read(path)
+    for prefix in ("method.network.backbone.", "network.backbone.", "backbone."):
+        if any(name.startswith(prefix) for name in tensors):
+            tensors = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+            break
+    expected = network.backbone.state_dict()
+    if problem := _misfit(expected, tensors):
+        message = f"{path}: does not hold this backbone: {problem}"
+        raise ConfigError(message, "base.weights")
+    network.backbone.load_state_dict(tensors)
+
+
+def _misfit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """Why ``found`` cannot be loaded into ``expected`` without loss; empty if it can."""
+    for name in [*expected, *found]:
+        told = one_line(name, limit=80)
+        if name not in found:
+            return f"{told} is missing; it holds {one_line(', '.join(found), limit=120)}"
+        if name not in expected:
+            return f"{told} is no part of it; it has {one_line(', '.join(expected), limit=120)}"
+        want, have = expected[name], found[name]
+        if want.shape != have.shape:
+            return f"{told} has shape {tuple(have.shape)}, needed is {tuple(want.shape)}"
+        allowed = ALLOWED if want.dtype == torch.float32 else (want.dtype,)
+        if have.dtype not in allowed:
+            types = ", ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
+            return f"{told} has type {str(have.dtype).removeprefix('torch.')}; allowed: {types}"
+        if not bool(torch.isfinite(have).all()):
+            return f"{told} holds a NaN or infinite value"
+    return ""
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -87,15 +111,26 @@ def _read(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
+        if path.is_dir():
+            raise ValueError("is a directory; a .safetensors file is needed")
+        if path.exists() and not path.is_file():
+            raise ValueError("is no regular file")
         return load_file(path)
+    except FileNotFoundError:
+        problem = "no such file"
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror or one_line(error)}"
     except SafetensorError as error:
-        raise ValueError(f"not a safetensors file ({error})") from None
+        problem = f"is not a safetensors file ({one_line(error)})"
+    except ValueError as error:
+        problem = str(error)
+    raise ConfigError(f"{path}: {problem}", "base.weights")
 
 
 def weights_checksum(path: Path) -> str:
     """The sha256 of a weights file; ConfigError if it cannot be read."""
     try:
-        return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+        return f"sha256:{hashlib.sha256(user_path(path).read_bytes()).hexdigest()}"
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}", "base.weights") from None
 
