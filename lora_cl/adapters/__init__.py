@@ -1,6 +1,12 @@
 """The LoRA maths: a bank of named adapters around the frozen layers of a backbone."""
 
-from lora_cl.adapters.adalora import SVDLoRA, adalora_scale, make_adalora, orthogonality_penalty
+from lora_cl.adapters.adalora import (
+    PenaltyForm,
+    SVDLoRA,
+    adalora_scale,
+    make_adalora,
+    orthogonality_penalty,
+)
 from lora_cl.adapters.dora import DoRA, make_dora
 from lora_cl.adapters.inject import (
     activate,
@@ -35,6 +41,7 @@ __all__ = [
     "LoRA",
     "NF4Linear",
     "PeftAdapter",
+    "PenaltyForm",
     "RankAllocator",
     "SVDLoRA",
     "activate",
