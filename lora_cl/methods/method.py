@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lora_cl.adapters import parameter_count
+from lora_cl.adapters import merged_parameter_count, parameter_count
 from lora_cl.benchmarks import Benchmark, Task
 from lora_cl.data.streaming import Inputs, parts
 from lora_cl.errors import MethodError
@@ -271,8 +271,31 @@ class Method(ABC):
         return sum(p.numel() for group in self.param_groups() for p in group["params"])
 
     def total_parameters(self) -> int:
-        """Parameters needed to answer for all tasks so far."""
-        return parameter_count(self.network) + self.bank.parameters()
+        """Parameters needed to answer for all tasks so far, each once, with all merged that can be.
+
+        - The network is what all tasks use together: base, heads, columns, branches. An adapter in
+          it acts for every task; merged into its layer it needs no parameters of its own. A weight
+          in 4 bits counts as one parameter, and cannot take an adapter in and stay in 4 bits.
+        - What is sealed in the bank is switched by task, and can be merged into nothing.
+        - The copy of the base that a router looks at is needed; outputs of classes to come are not.
+
+        Masks, samples, class means and what is kept only to learn on (Fisher information, anchors,
+        remembered spaces, branches that could be merged) are no parameters; ``stored_bytes`` has
+        them.
+        """
+        network = merged_parameter_count(self.network) - self._outputs_to_come()
+        return network + self.bank.parameters() + self._base_copy()
+
+    def _outputs_to_come(self) -> int:
+        """Parameters of a shared head's outputs for classes that were not seen yet."""
+        if self.per_task_heads or self.benchmark.scenario != "class":
+            return 0
+        seen = self.classes_seen()
+        return sum(parameter[seen:].numel() for parameter in self.head(0).parameters())
+
+    def _base_copy(self) -> int:
+        """Parameters of the copy of the base that the prototype router looks at."""
+        return parameter_count(self.base) if "base" in vars(self) else 0
 
     def stored_bytes(self) -> int:
         """Bytes of all learned state: ``state_dict()`` and what the bank holds."""
