@@ -10,27 +10,41 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora_cl.benchmarks.benchmark import permutation, samples_of
+from lora_cl.benchmarks.benchmark import Benchmark, permutation, samples_of
 from lora_cl.config import Config
 from lora_cl.data import DATASETS, data_root, pixels
+from lora_cl.data.streaming import subset
 from lora_cl.errors import ConfigError, ResultsError
 from lora_cl.methods.full import Full
 from lora_cl.methods.shared import SharedBackboneOptions
-from lora_cl.models import Network, TaskNetwork, build_network, seeded
+from lora_cl.models import (
+    Network,
+    TaskNetwork,
+    build_network,
+    calibrate_norms,
+    keep_statistics,
+    seeded,
+)
 from lora_cl.running.checkpoints import load_tensors, require_owner, save_tensors
 from lora_cl.seeding import seed_for
 from lora_cl.text import one_line
 from lora_cl.training import loop
 from lora_cl.training.optimizers import make_optimizer
 
+NORM_SAMPLES = 512
+
 
 def base_network(
-    config: Config, seed: int, input_shape: torch.Size, device: torch.device, data_dir: Path | None
+    config: Config, seed: int, benchmark: Benchmark, device: torch.device, data_dir: Path | None
 ) -> Network:
-    """The network that every method of this seed starts from, without heads, on ``device``.
+    """The network that every method of this seed starts from, without heads, on ``device``, in eval
+    mode.
 
     A pretrained backbone is cached beside the data sets, under the hash of all that decides it.
+    The norms of a random one, which have seen no data, get the statistics of inputs of the first
+    task.
     """
+    input_shape = benchmark.input_shape
     network = build_network(config.model, input_shape, seed_for(seed, "backbone")).to(device)
     if config.base.weights is not None:
         load_weights(network, Path(config.base.weights))
@@ -46,7 +60,11 @@ def base_network(
             save_tensors(cached, network.backbone.state_dict(), {"key": key})
         else:
             network.backbone.load_state_dict(tensors)
-    return network
+    elif keep_statistics(network.backbone):
+        x = benchmark.task(0).train().x
+        chosen = permutation(len(x), seed_for(seed, "norm statistics"))[:NORM_SAMPLES]
+        calibrate_norms(network.backbone, subset(x, chosen.to(device))[:NORM_SAMPLES])
+    return network.eval()
 
 
 def load_weights(network: Network, path: Path) -> None:

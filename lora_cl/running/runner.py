@@ -221,7 +221,7 @@ def make_method(
     (options,) = config.methods.values()
     (seed,) = config.seeds
     method = METHODS[options.method](options)
-    network = base_network(config, seed, benchmark.input_shape, device, data_dir)
+    network = base_network(config, seed, benchmark, device, data_dir)
     bank.encode, bank.decode = method.to_peft, method.from_peft
     method.setup(network, benchmark, seed, bank)
     return method
