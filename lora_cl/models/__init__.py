@@ -20,6 +20,7 @@ from lora_cl.models.network import (
     trainable_only,
     training_mode,
 )
+from lora_cl.models.norms import calibrate_norms, keep_statistics
 from lora_cl.models.prefix import without_prefix
 from lora_cl.options import choice
 from lora_cl.plugins import Parts
@@ -54,8 +55,10 @@ __all__ = [
     "Network",
     "TaskNetwork",
     "build_network",
+    "calibrate_norms",
     "content_hash",
     "fingerprint",
+    "keep_statistics",
     "known_hashes",
     "seeded",
     "trainable_only",

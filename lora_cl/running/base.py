@@ -12,13 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora_cl.benchmarks.benchmark import permutation, samples_of
+from lora_cl.benchmarks.benchmark import Benchmark, permutation, samples_of
 from lora_cl.config import Config
 from lora_cl.data import DATASETS, Dataset, data_root, pixels
+from lora_cl.data.streaming import subset
 from lora_cl.errors import ConfigError, ResultsError
 from lora_cl.methods.full import Full
 from lora_cl.methods.shared import SharedBackboneOptions
-from lora_cl.models import Network, TaskNetwork, build_network, seeded
+from lora_cl.models import (
+    Network,
+    TaskNetwork,
+    build_network,
+    calibrate_norms,
+    keep_statistics,
+    seeded,
+)
 from lora_cl.options import user_path
 from lora_cl.running.checkpoints import load_tensors, require_owner, save_tensors
 from lora_cl.running.machine import code_version, require_same
@@ -27,20 +35,28 @@ from lora_cl.text import one_line
 from lora_cl.training import loop
 from lora_cl.training.optimizers import make_optimizer
 
+NORM_SAMPLES = 512
+
+NOTHING: Mapping[str, str] = {}
+
 
 def base_network(
     config: Config,
     seed: int,
-    input_shape: torch.Size,
+    benchmark: Benchmark,
     device: torch.device,
     data_dir: Path | None,
-    content: Mapping[str, str],
+    content: Mapping[str, str] = NOTHING,
 ) -> Network:
-    """The network that every method of this seed starts from, without heads, on ``device``.
+    """The network that every method of this seed starts from, without heads, on ``device``, in eval
+    mode.
 
     A pretrained backbone is cached beside the data sets, under the hash of all that decides it.
+    The norms of a random one, which have seen no data, get the statistics of inputs of the first
+    task.
     Weights or data that are not those that ``content`` names are a ResultsError.
     """
+    input_shape = benchmark.input_shape
     network = build_network(config.model, input_shape, seed_for(seed, "backbone")).to(device)
     if config.base.weights is not None:
         require_same(content, "base.weights", weights_checksum(Path(config.base.weights)))
@@ -60,7 +76,11 @@ def base_network(
                 save_tensors(cached, network.backbone.state_dict(), {"key": key})
         else:
             network.backbone.load_state_dict(tensors)
-    return network
+    elif keep_statistics(network.backbone):
+        x = benchmark.task(0).train().x
+        chosen = permutation(len(x), seed_for(seed, "norm statistics"))[:NORM_SAMPLES]
+        calibrate_norms(network.backbone, subset(x, chosen.to(device))[:NORM_SAMPLES])
+    return network.eval()
 
 
 ALLOWED = (torch.float32, torch.float16, torch.bfloat16)
