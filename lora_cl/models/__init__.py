@@ -13,6 +13,7 @@ from lora_cl.models.mlp import Mlp, MlpOptions
 from lora_cl.models.network import (
     Network,
     TaskNetwork,
+    close,
     content_hash,
     fingerprint,
     known_hashes,
@@ -54,6 +55,7 @@ __all__ = [
     "Network",
     "TaskNetwork",
     "build_network",
+    "close",
     "content_hash",
     "fingerprint",
     "known_hashes",
