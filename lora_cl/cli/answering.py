@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 import typer
 
 from lora_cl.cli.interrupts import INTERRUPTED, leave_at_once, listen, raise_interrupt
-from lora_cl.cli.streams import occupy_standard_descriptors, patient, plain_where_needed
 from lora_cl.errors import LoraClError
+from lora_cl.streams import occupy_standard_descriptors, patient, plain_where_needed
 from lora_cl.text import one_line
 
 RUN_FAILED, WRONG_REQUEST = 1, 2

@@ -21,7 +21,6 @@ THREADS = Path("/proc/self/task")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # As in glibc's malloc.h.
 _starting = threading.Lock()  # What starting changes for a moment belongs to the whole process.
 
-
 COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """How OpenMP's threads wait for one another, where a user has said it."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from functools import wraps
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any, ClassVar, Protocol
 
@@ -17,11 +16,11 @@ from torch.nn import functional
 from lora_cl.adapters import merged_parameter_count, parameter_count
 from lora_cl.benchmarks import Benchmark, Task
 from lora_cl.data.streaming import Inputs, parts
-from lora_cl.errors import MethodError
 from lora_cl.methods.bank import Bank
 from lora_cl.methods.means import CHUNK, class_means
 from lora_cl.methods.routing import doubt, nearest_task
-from lora_cl.models import Network, TaskNetwork, fingerprint, trainable_only
+from lora_cl.methods.viewing import guarded
+from lora_cl.models import Network, TaskNetwork, close, fingerprint, trainable_only
 from lora_cl.options import OptionsBase
 from lora_cl.seeding import seed_for
 
@@ -55,15 +54,14 @@ class Method(ABC):
 
     base: nn.Module
 
-    def __init_subclass__(cls) -> None:
-        """A network that a ``view`` showed answers no more when its ``with`` has ended."""
-        super().__init_subclass__()
-        if "view" in vars(cls):
-            cls.view = closing(cls.view)  # type: ignore[assignment,method-assign]
-
     network: Network
     benchmark: Benchmark
     bank: Bank
+
+    def __init_subclass__(cls, **words: Any) -> None:
+        super().__init_subclass__(**words)
+        if "view" in vars(cls):
+            cls.view = guarded(cls.view)  # type: ignore[method-assign]
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -142,9 +140,13 @@ class Method(ABC):
             self.benchmark.scenario == "domain" and not self.per_task_heads
         )
 
+    @guarded
     @contextmanager
     def view(self, task_id: int) -> Iterator[TaskNetwork]:
-        """The network as that task sees it, for training and evaluation alike."""
+        """The network as that task sees it, for training and evaluation alike, inside the ``with``.
+
+        Raises MethodError for a task that cannot answer. Those of subclasses are guarded, too.
+        """
         yield self.task_network([task_id])
 
     def uses(self, task_id: int, known: Mapping[tuple[int, int], bytes]) -> str:
@@ -166,7 +168,11 @@ class Method(ABC):
             with self.view(tasks[0].id) as network:
                 yield network
         else:
-            yield self.task_network([task.id for task in tasks])
+            network = self.task_network([task.id for task in tasks])
+            try:
+                yield network
+            finally:
+                close(network)
 
     # Finding a withheld task id
 
@@ -347,28 +353,6 @@ class Method(ABC):
         return TaskNetwork(backbone, head, offsets, outputs=self.classes_seen())
 
 
-View = Callable[[Any, int], AbstractContextManager[TaskNetwork]]
-
-
-def closing(view: View) -> View:
-    """``view``, of tasks that can be answered alone, and of a network that is closed at its end."""
-
-    @wraps(view)
-    @contextmanager
-    def closed(method: Method, task_id: int) -> Iterator[TaskNetwork]:
-        there = [index for index in range(method.benchmark.n_tasks) if method.answers(index)]
-        if task_id not in there:
-            known = ", ".join(map(str, there)) or "none"
-            raise MethodError(f"task {task_id} is not among those that can be answered: {known}")
-        with view(method, task_id) as network:
-            try:
-                yield network
-            finally:
-                network.close(f"the view of task {task_id} has ended; use it inside its `with`")
-
-    return closed
-
-
 def byte_count(tensors: Mapping[str, Tensor]) -> int:
     """The bytes of all tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -383,6 +367,3 @@ def task_cross_entropy(network: TaskNetwork, logits: Tensor, y: Tensor) -> Tenso
     if network.same_task is not None:
         logits = logits + network.same_task[y]
     return functional.cross_entropy(logits, y)
-
-
-Method.view = closing(Method.view)  # type: ignore[assignment,method-assign]

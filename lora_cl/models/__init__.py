@@ -13,6 +13,7 @@ from lora_cl.models.mlp import Mlp, MlpOptions
 from lora_cl.models.network import (
     Network,
     TaskNetwork,
+    close,
     content_hash,
     fingerprint,
     known_hashes,
@@ -56,6 +57,7 @@ __all__ = [
     "TaskNetwork",
     "build_network",
     "calibrate_norms",
+    "close",
     "content_hash",
     "fingerprint",
     "keep_statistics",

@@ -84,14 +84,6 @@ class TaskNetwork(nn.Module):
             mask = mask.to(next(heads[0].parameters()).device)
         self.register_buffer("same_task", mask, persistent=False)
 
-    def close(self, reason: str) -> None:
-        """From now on it answers with a MethodError, which gives ``reason``."""
-
-        def refuse(*_: Any) -> Tensor:
-            raise MethodError(reason)
-
-        self.forward = self.logits = refuse  # type: ignore[assignment,method-assign]
-
     def forward(self, x: Tensor) -> Tensor:
         """(N, *input) -> logits (N, outputs)."""
         return self.logits(self.backbone(x))
@@ -103,6 +95,27 @@ class TaskNetwork(nn.Module):
         else:
             logits = torch.cat([head(features) for head in self.heads], dim=1)
         return logits if self.outputs is None else logits[:, : self.outputs]
+
+
+class _ClosedNetwork(TaskNetwork):
+    """A network whose time is over: it says so, and answers nothing."""
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise MethodError(
+            "this network was a view, and its `with` has ended: what it showed belongs to other "
+            "tasks by now; use it inside `with method.view(task) as network:`"
+        )
+
+    forward = logits = _apply = _refuse
+    state_dict = load_state_dict = named_parameters = named_buffers = _refuse
+
+    def __getattr__(self, name: str) -> Any:
+        return self._refuse() if name in ("backbone", "heads") else super().__getattr__(name)
+
+
+def close(network: TaskNetwork) -> None:
+    """Ends the time in which ``network`` may be used; costs those nothing that are open."""
+    network.__class__ = _ClosedNetwork
 
 
 def training_mode(network: nn.Module) -> None:

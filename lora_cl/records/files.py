@@ -43,6 +43,18 @@ def sync_directory(folder: Path) -> None:
         os.close(descriptor)
 
 
+def unwritable(folder: Path) -> str:
+    """Why no file can be made in ``folder``, which is made if missing; empty where one can."""
+    probe = folder / f".writable-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
 def to_json(value: Any) -> bytes:
     return b"".join(json_pieces(value))
 

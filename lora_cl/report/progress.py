@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lora_cl.records.events import EVENTS, read_events
+from lora_cl.streams import patient
 from lora_cl.text import duration, one_line
 
 SHOWN_ACCURACIES = 5
@@ -105,15 +106,13 @@ class _State:
 class Progress:
     """Shows how far ``runs`` are, from entering until leaving; a context manager.
 
-    The engine calls ``poll`` a few times a second and ``finished`` once per run. ``console`` is
-    where to, by default stderr.
+    The engine calls ``poll`` a few times a second and ``finished`` once per run.
+    ``console`` is where to, by default stderr.
     """
 
     def __init__(self, runs: Sequence[RunLabel], console: Console | None = None) -> None:
         self.runs = list(runs)
-        # Colours may be forced where there is no terminal; a view that redraws itself may not.
-        on_terminal = sys.stderr is not None and sys.stderr.isatty()
-        self.console = console or Console(stderr=True, force_terminal=on_terminal and None)
+        self.console = console or _on_stderr()
         self.states = [_State() for _ in runs]
         self.start = time.time()
         live = self.console.is_terminal and not self.console.is_dumb_terminal
@@ -260,6 +259,14 @@ class Progress:
         counts = Counter(state.status or "not finished" for state in self.states)
         told = ", ".join(f"{number} {one_line(status)}" for status, number in counts.items())
         return f"{len(self.runs)} runs: {told}, in {duration(max(0.0, time.time() - self.start))}"
+
+
+def _on_stderr() -> Console:
+    """A terminal only if stderr is one, whatever FORCE_COLOR says: the view redraws itself."""
+    stream = patient(sys.stderr)
+    if stream is None:
+        return Console(stderr=True, force_terminal=False)
+    return Console(file=stream, force_terminal=stream.isatty())
 
 
 def _size(folder: Path) -> int:

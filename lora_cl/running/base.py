@@ -28,6 +28,8 @@ from lora_cl.models import (
     seeded,
 )
 from lora_cl.options import user_path
+from lora_cl.records.files import unwritable
+from lora_cl.running.arithmetic import reproducible
 from lora_cl.running.checkpoints import load_tensors, require_owner, save_tensors
 from lora_cl.running.machine import code_version, require_same
 from lora_cl.seeding import seed_for
@@ -52,9 +54,9 @@ def base_network(
     mode.
 
     A pretrained backbone is cached beside the data sets, under the hash of all that decides it.
+    Where it cannot be, every run trains it anew, to the same bytes.
     The norms of a random one, which have seen no data, get the statistics of inputs of the first
-    task.
-    Weights or data that are not those that ``content`` names are a ResultsError.
+    task. Weights or data that are not those that ``content`` names are a ResultsError.
     """
     input_shape = benchmark.input_shape
     network = build_network(config.model, input_shape, seed_for(seed, "backbone")).to(device)
@@ -70,8 +72,9 @@ def base_network(
             tensors, meta = load_tensors(cached)
             require_owner(cached, meta, key=key)
         except ResultsError:
-            _pretrain(network, config, seed, data)
-            with suppress(OSError):  # It is a mere cache: where none can be, every run trains.
+            with reproducible(config.threads):  # Whoever asks for it, a run or a reader of one.
+                _pretrain(network, config, seed, data)
+            with suppress(OSError):  # It is a mere cache.
                 cached.parent.mkdir(parents=True, exist_ok=True)
                 save_tensors(cached, network.backbone.state_dict(), {"key": key})
         else:
@@ -85,6 +88,16 @@ def base_network(
 
 ALLOWED = (torch.float32, torch.float16, torch.bfloat16)
 """Types of weights: every number of theirs is one of float32, so that nothing is rounded."""
+
+
+def uncached_bases(config: Config, data_dir: Path | None) -> str:
+    """Why pretrained backbones cannot be kept for other runs, in a line; empty where they can."""
+    if config.base.pretrain is None:
+        return ""
+    folder = data_root(data_dir) / "bases"
+    reason = unwritable(folder)
+    told = f"{folder}: cannot be written to ({reason}): each run pretrains a base that is not there"
+    return told if reason else ""
 
 
 def load_weights(network: Network, path: Path) -> None:

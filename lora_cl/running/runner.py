@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from lora_cl.records.results import RESULT, write_result
 from lora_cl.running.arithmetic import reproducible
 from lora_cl.running.checkpoints import AdapterFolder
 from lora_cl.running.folder import ADAPTERS, FINISHED, LOCK, TRACEBACK, RunFolder
+from lora_cl.running.holder import holder
 from lora_cl.running.machine import MemoryPeak, code_version, require_same, versions
 from lora_cl.running.making import make_benchmark, make_method
 from lora_cl.running.recording import EXPECTED, describe_error, identity, measured, provenance
@@ -55,7 +55,8 @@ def run_one(
     ``give_way`` is called between two steps now and then, and may wait while others compute.
 
     What goes wrong in the run is recorded, not raised; KeyboardInterrupt is raised and leaves
-    the run to be resumed. The status is ``locked`` if another process has the run folder.
+    the run to be resumed. The status is ``locked`` if another process has the run folder,
+    and the message says which.
     """
     place = RunFolder(where.results, run)
     try:
@@ -69,7 +70,7 @@ def run_one(
             status = place.finished() or place.adopted()
             return Outcome(status) if status else _run_locked(run, place.path, where, give_way)
     except Timeout:
-        return Outcome("locked", _holder(place.path))
+        return Outcome("locked", f"{place.path} is held by {holder(place.path / LOCK)}")
     except Exception as error:  # Not even a record could be written, such as on a full disk.
         return Outcome("failed", describe_error(error, None, None)["message"])
 
@@ -84,7 +85,7 @@ def _run_locked(run: RunConfig, folder: Path, where: Where, give_way: GiveWay | 
     peak = MemoryPeak(device)
     session: Session | None = None
     status, error = "done", None
-    with reproducible(config.threads):
+    with reproducible(config.threads, "a run"):
         try:
             require_same(run.content, "code", code_version())
             session = _session(run, config, folder, where, give_way)
@@ -124,8 +125,7 @@ def _session(
 ) -> Session:
     device = torch.device(where.device)
     benchmark = make_benchmark(config, run.seed, device, where.data_dir, run.content)
-    about = {"label": run.label, "seed": run.seed, "tasks": benchmark.n_tasks}
-    append_event(folder, "run_started", **about, process=os.getpid())
+    append_event(folder, "run_started", label=run.label, seed=run.seed, tasks=benchmark.n_tasks)
     bank = AdapterFolder(folder / ADAPTERS, device, run.run_hash)
     method = make_method(config, benchmark, bank, device, where.data_dir, run.content)
     return Session(config, benchmark, method, folder, run.run_hash, give_way)
@@ -153,19 +153,10 @@ def record_lost_run(run: RunConfig, where: Where, message: str, force: bool = Fa
                 return Outcome(status)
             _record_lost(run, place.anew if force else place.path, message)
     except Timeout:
-        return Outcome("locked", _holder(place.path))
+        return Outcome("locked", f"{place.path} is held by {holder(place.path / LOCK)}")
     except (LoraClError, OSError) as error:
         message = f"{message}; no record could be written: {one_line(error)}"
     return Outcome("failed", message)
-
-
-def _holder(folder: Path) -> str:
-    """Who has a run folder that is locked, as far as its log tells."""
-    process = None
-    for event, _ in read_events(folder):
-        process = event.get("process", process)
-    who = f"process {process}" if isinstance(process, int) else "another process"
-    return f"{folder}: {who} has it"
 
 
 def _record_lost(run: RunConfig, folder: Path, message: str) -> None:

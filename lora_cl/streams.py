@@ -84,13 +84,12 @@ def patient(stream: TextIO | None) -> TextIO | None:
 
     Where something else stands in for it, such as a notebook's, that is left as it is.
     """
-    if os.name != "posix" or stream is None or stream is not sys.__stderr__:
+    original = sys.__stderr__
+    if original is None or stream is not original or os.name != "posix":
         return stream
-    assert stream is not None
-    descriptor, encoding = stream.fileno(), stream.encoding
     return io.TextIOWrapper(
-        _Patient(descriptor),  # type: ignore[type-var]
-        encoding=encoding,
+        _Patient(original.fileno()),  # type: ignore[type-var]
+        encoding=original.encoding,
         errors=PLAINLY,
         write_through=True,
     )
