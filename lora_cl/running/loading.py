@@ -10,10 +10,10 @@ from pydantic import ValidationError
 from lora_cl.config import Config
 from lora_cl.errors import ResultsError
 from lora_cl.methods import Method
+from lora_cl.records.layout import MODEL
 from lora_cl.records.results import read_result
 from lora_cl.running.checkpoints import AdapterFolder, load_tensors, require_owner
 from lora_cl.running.making import make_benchmark, make_method
-from lora_cl.running.session import MODEL
 
 
 def load_run(folder: Path, device: str = "cpu", data_dir: Path | None = None) -> Method:

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from lora_cl.config import RunConfig
+from lora_cl.records.layout import OURS
 from lora_cl.records.results import read_result
 from lora_cl.running import folder as folders
 from lora_cl.running import runner
-from lora_cl.running.folder import OURS, RunFolder
+from lora_cl.running.folder import RunFolder
 from lora_cl.running.runner import Outcome, Where, run_one
 from lora_cl.running.session import Session
 from lora_cl.testing.runs import log, one_run, outcome, runs_of
