@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cl.config import Experiment, load_config, parse_config
+from lora_cl.engines.cores import jobs_for
 from lora_cl.engines.pool import Watcher, run_all
-from lora_cl.errors import ResultsError
+from lora_cl.errors import ConfigError, ResultsError
 from lora_cl.records.folders import DEFAULT_RESULTS, Record, load_records, read_record
 from lora_cl.report import to_frame
 from lora_cl.report.progress import Progress, RunLabel
@@ -38,11 +40,13 @@ def run(
 ) -> list[Record]:
     """Does every run of the experiments that is not done, and returns all their records.
 
-    ``jobs`` processes work side by side, by default one a core; 0 works in this process.
+    ``jobs`` processes work side by side, by default as many as the cores that this process may use
+    have room for; 0 works in this process.
     Raises ConfigError or DataError, and then nothing was started; a run that fails is recorded.
     """
+    if jobs is not None and (type(jobs) is not int or jobs < 0):
+        raise ConfigError(f"jobs: {jobs!r} is not allowed: it should be a whole number from 0 on")
     experiments = [experiments] if isinstance(experiments, Experiment) else experiments
-    jobs = (os.cpu_count() or 1) if jobs is None else jobs
     data_dir = None if data_dir is None else Path(data_dir)
     where = Where(Path(results), str(resolve_device(device)), data_dir)
     runs = [
@@ -52,6 +56,8 @@ def run(
     ]
     folders = [RunFolder(where.results, run) for run in runs]
     _writable(where.results)
+    threads = max((run.resolved["threads"] for run in runs), default=1)
+    jobs = jobs_for(threads) if jobs is None else jobs
     labels = [
         RunLabel(run.experiment, run.label, run.seed, folder.anew if force else folder.path)
         for run, folder in zip(runs, folders, strict=True)
@@ -65,12 +71,19 @@ def run(
 
 
 def load_results(*paths: str | Path) -> pd.DataFrame:
-    """A tidy table of all runs below ``paths``: a row a run, its identity, metrics and cost."""
-    return to_frame(load_records([Path(path) for path in paths or [DEFAULT_RESULTS]]))
+    """A tidy table of all runs below ``paths``: a row a run, its identity, metrics and cost.
+
+    Warns of places that were not looked into.
+    """
+    folders = [Path(path) for path in paths or [DEFAULT_RESULTS]]
+    return to_frame(load_records(folders, lambda line: warnings.warn(line, stacklevel=5)))
 
 
 class _Silence(Watcher):
     def poll(self) -> None:
+        pass
+
+    def say(self, text: str) -> None:
         pass
 
     def finished(self, index: int, status: str, message: str | None) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,18 +16,21 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 from lora_cl.config import RunConfig
-from lora_cl.engines.workers import start_method, without_main, without_signals
+from lora_cl.engines.workers import start, start_method
+from lora_cl.errors import ConfigError
 from lora_cl.running.runner import Outcome, Where, record_lost_run, run_one
 
 POLL_SECONDS = 0.2
+PATIENCE_SECONDS = 3.0
 GIVES_WAY, GO_ON = "gives way", "go on"
 """What a worker says between two steps, and the answer that it waits for."""
 
 
 class Watcher(Protocol):
-    """Hears how the runs go; see ``progress.Progress``."""
+    """Hears how the runs go; see ``report.progress.Progress``."""
 
     def poll(self) -> None: ...
+    def say(self, text: str) -> None: ...
     def finished(self, index: int, status: str, message: str | None) -> None: ...
 
 
@@ -34,23 +39,49 @@ def run_all(
 ) -> list[str]:
     """Does ``runs`` in ``jobs`` processes (0: in this one) and returns their statuses, in order.
 
-    KeyboardInterrupt stops every worker within two seconds and is raised again.
+    KeyboardInterrupt stops every worker within two seconds and is raised again. Where no process
+    can be started, fewer work, or this one alone.
     """
-    if jobs == 0:
-        return [
-            _in_this_process(index, run, where, watcher, force) for index, run in enumerate(runs)
-        ]
-    return _Pool(runs, where, jobs, force, watcher).run()
+    if jobs > 0:
+        return _Pool(runs, where, jobs, force, watcher).run()
+    return [_in_this_process(index, run, where, watcher, force) for index, run in enumerate(runs)]
 
 
 def _in_this_process(
     index: int, run: RunConfig, where: Where, watcher: Watcher, force: bool
 ) -> str:
-    while (outcome := run_one(run, where, force)).status == "locked":
-        watcher.poll()
+    if not _computing.acquire(blocking=False):
+        raise ConfigError(
+            "jobs=0: another thread of this process computes a run; both would draw from one "
+            "random stream, so give jobs=1"
+        )
+    try:
+        waited = Waiting(watcher)
+        while (outcome := run_one(run, where, force)).status == "locked":
+            watcher.poll()
+            waited.for_run(index, outcome)
+    finally:
+        _computing.release()
     watcher.poll()
     watcher.finished(index, outcome.status, outcome.message)
     return outcome.status
+
+
+_computing = threading.Lock()
+
+
+class Waiting:
+    """Tells once of each run that another process has, when that takes a while."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.watcher = watcher
+        self.since: dict[int, float] = {}
+
+    def for_run(self, index: int, outcome: Outcome) -> None:
+        since = self.since.setdefault(index, time.monotonic())
+        if time.monotonic() - since >= PATIENCE_SECONDS:
+            self.since[index] = math.inf
+            self.watcher.say(f"waiting: {outcome.message}")
 
 
 @dataclass
@@ -78,6 +109,8 @@ class _Pool:
         self.queue = deque(range(len(runs)))
         """Runs that want to compute, the next one first: not begun, or between two steps."""
         self.statuses = ["unfinished"] * len(runs)
+        self.waiting = Waiting(watcher)
+        self.threads = max((run.resolved["threads"] for run in runs), default=1)
 
     def run(self) -> list[str]:
         try:
@@ -100,14 +133,32 @@ class _Pool:
             worker = begun or next((w for w in self.workers if w.task is None), None)
             if worker is None:
                 worker = self._start()
+                if worker is None:
+                    self.queue.appendleft(index)
+                    self._make_do()
+                    break
                 self.workers.append(worker)
             worker.task, worker.computing = index, True
             with suppress(OSError):  # A worker that died meanwhile is noticed by its sentinel.
                 worker.pipe.send(GO_ON if begun else self.runs[index])
         return any(worker.computing for worker in self.workers)
 
-    def _start(self) -> _Worker:
-        method = start_method(self.where.device)
+    def _make_do(self) -> None:
+        """No process can be started: as many as there are work, or this one alone."""
+        self.jobs = len(self.workers)
+        if self.jobs:
+            self.watcher.say(f"no more processes can be started here; {self.jobs} work")
+            return
+        self.watcher.say("no processes can be started here; this one works alone")
+        while self.queue:
+            index = self.queue.popleft()
+            self.statuses[index] = _in_this_process(
+                index, self.runs[index], self.where, self.watcher, self.force
+            )
+
+    def _start(self) -> _Worker | None:
+        """A new worker; None where the system has no room for one."""
+        method = start_method(self.where.device, self.threads)
         context: Any = multiprocessing.get_context(method)
         ours, theirs = context.Pipe()
         lifeline, held = context.Pipe(duplex=False)
@@ -120,10 +171,15 @@ class _Pool:
             args=(theirs, lifeline, inherited, self.where, self.force, len(self.runs) > self.jobs),
             daemon=True,
         )
-        with without_main(), without_signals():
-            process.start()
-        theirs.close()
-        lifeline.close()
+        try:
+            start(process, method)
+        except (OSError, EOFError):
+            ours.close()
+            held.close()
+            return None
+        finally:
+            theirs.close()
+            lifeline.close()
         return _Worker(process, ours, held)
 
     def _collect(self, worker: _Worker) -> None:
@@ -148,6 +204,7 @@ class _Pool:
         worker.task = None
         if said.status == "locked":  # Another command does it: come back to it after the others.
             self.queue.append(index)
+            self.waiting.for_run(index, said)
             return
         self.statuses[index] = said.status
         self.watcher.poll()

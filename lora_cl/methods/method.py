@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from abc import ABC
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import wraps
 from hashlib import blake2b
 from typing import Any, ClassVar, Protocol
 
@@ -16,8 +17,10 @@ from torch.nn import functional
 from lora_cl.adapters import parameter_count
 from lora_cl.benchmarks import Benchmark, Task
 from lora_cl.data.streaming import Inputs, parts
+from lora_cl.errors import MethodError
 from lora_cl.methods.bank import Bank
-from lora_cl.methods.routing import CHUNK, class_means, entropy, nearest_task
+from lora_cl.methods.means import CHUNK, class_means
+from lora_cl.methods.routing import doubt, nearest_task
 from lora_cl.models import Network, TaskNetwork, fingerprint, trainable_only
 from lora_cl.options import OptionsBase
 from lora_cl.seeding import seed_for
@@ -26,10 +29,11 @@ from lora_cl.seeding import seed_for
 class Fit(Protocol):
     """Trains what requires grad on the tasks' samples, shuffled together; the only training loop.
 
-    ``epochs`` replaces the config's duration, such as PackNet's retraining.
+    It takes the steps that the config gives these tasks, or those between two shares of them:
+    fits whose shares meet, such as PackNet's training and retraining, take them all together.
     """
 
-    def __call__(self, tasks: Sequence[Task], *, epochs: int | None = None) -> None: ...
+    def __call__(self, tasks: Sequence[Task], *, start: float = 0.0, end: float = 1.0) -> None: ...
 
 
 class Method(ABC):
@@ -50,6 +54,12 @@ class Method(ABC):
     """The base is part of the network for ever, so that a router needs no copy of it."""
 
     base: nn.Module
+
+    def __init_subclass__(cls) -> None:
+        """A network that a ``view`` showed answers no more when its ``with`` has ended."""
+        super().__init_subclass__()
+        if "view" in vars(cls):
+            cls.view = closing(cls.view)  # type: ignore[assignment,method-assign]
 
     network: Network
     benchmark: Benchmark
@@ -161,12 +171,15 @@ class Method(ABC):
     # Finding a withheld task id
 
     def base_features(self, x: Tensor) -> Tensor:
-        """The features of x in the base network, as it was before the first task."""
-        features: Tensor = self.base(x)
+        """The features of x in the base network in eval mode, as it was before the first task."""
+        features: Tensor = self.base.eval()(x)
         return features
 
     def add_prototypes(self, task: Task) -> None:
-        """Keeps the class means of ``task`` in base features, for the prototype router."""
+        """Keeps the class means of ``task`` in base features, for the prototype router.
+
+        A class without samples has none.
+        """
         samples = task.train()
         means = class_means(self.base_features, samples.x, samples.y, task.classes)
         self.kept[f"prototypes.{task.id}"] = means
@@ -184,7 +197,7 @@ class Method(ABC):
                 logits = torch.cat([network(part) for part in parts(x, CHUNK)])
             first = self.benchmark.first_class(task_id)
             labels.append(logits.argmax(1) + (first if self.benchmark.scenario == "class" else 0))
-            doubts.append(entropy(logits))
+            doubts.append(doubt(logits))
         if self.router == "entropy":
             chosen = torch.stack(doubts).argmin(dim=0)
         else:
@@ -311,6 +324,28 @@ class Method(ABC):
         return TaskNetwork(backbone, head, offsets, outputs=self.classes_seen())
 
 
+View = Callable[[Any, int], AbstractContextManager[TaskNetwork]]
+
+
+def closing(view: View) -> View:
+    """``view``, of tasks that can be answered alone, and of a network that is closed at its end."""
+
+    @wraps(view)
+    @contextmanager
+    def closed(method: Method, task_id: int) -> Iterator[TaskNetwork]:
+        there = [index for index in range(method.benchmark.n_tasks) if method.answers(index)]
+        if task_id not in there:
+            known = ", ".join(map(str, there)) or "none"
+            raise MethodError(f"task {task_id} is not among those that can be answered: {known}")
+        with view(method, task_id) as network:
+            try:
+                yield network
+            finally:
+                network.close(f"the view of task {task_id} has ended; use it inside its `with`")
+
+    return closed
+
+
 def byte_count(tensors: Mapping[str, Tensor]) -> int:
     """The bytes of all tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -325,3 +360,6 @@ def task_cross_entropy(network: TaskNetwork, logits: Tensor, y: Tensor) -> Tenso
     if network.same_task is not None:
         logits = logits + network.same_task[y]
     return functional.cross_entropy(logits, y)
+
+
+Method.view = closing(Method.view)  # type: ignore[assignment,method-assign]

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lora_cl.errors import MethodError
+
 
 @contextmanager
 def _seeded(seed: int) -> Any:
@@ -81,6 +83,14 @@ class TaskNetwork(nn.Module):
             )
             mask = mask.to(next(heads[0].parameters()).device)
         self.register_buffer("same_task", mask, persistent=False)
+
+    def close(self, reason: str) -> None:
+        """From now on it answers with a MethodError, which gives ``reason``."""
+
+        def refuse(*_: Any) -> Tensor:
+            raise MethodError(reason)
+
+        self.forward = self.logits = refuse  # type: ignore[assignment,method-assign]
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, *input) -> logits (N, outputs)."""

@@ -13,6 +13,7 @@ from lora_cl.files import open_regular
 from lora_cl.records.events import EVENTS, EventLog
 from lora_cl.records.plain_json import LARGEST
 from lora_cl.records.results import RESULT, RUN_FOLDER, read_own_result
+from lora_cl.text import one_line
 
 CONFIG = "config.yaml"
 DEFAULT_RESULTS = Path("results") / "runs"
@@ -58,10 +59,13 @@ def run_folders(paths: Sequence[Path], notice: Notice = unheard) -> list[Path]:
 
 class _Walk:
     def __init__(self, notice: Notice) -> None:
-        self.notice = notice
+        self._notice = notice
         self.found: set[Path] = set()
         self.seen: set[tuple[int, int]] = set()
         self.links: list[Path] = []
+
+    def notice(self, line: str) -> None:
+        self._notice(one_line(line, 2000))
 
     def below(self, path: Path) -> None:
         waiting = [path]

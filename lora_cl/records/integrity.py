@@ -57,7 +57,7 @@ def fsck(paths: Sequence[Path], config_text: ConfigText, say: Callable[[str], No
     def notice(line: str) -> None:
         nonlocal unseen
         unseen += 1
-        say(one_line(line, 2000))
+        say(line)
 
     folders = run_folders(paths, notice)
     if not folders:

@@ -115,7 +115,7 @@ def _opened(path: Path) -> Iterator[tuple[Header, Any, BinaryIO]]:
         raise ResultsError(f"{path}: is missing") from None
     except OSError as error:
         raise ResultsError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error):
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, struct.error):
         raise ResultsError(f"{path}: is damaged, or not a file of lora-cl") from None
 
 

@@ -12,7 +12,7 @@ from lora_cl.records.folders import is_run
 from lora_cl.records.results import read_own_result
 from lora_cl.text import one_line
 
-ENVIRONMENT = ("versions", "device", "device_name", "system", "threads")
+ENVIRONMENT = ("versions", "device", "device_name", "system", "threads", "arithmetic")
 MOST_VALUES = 20_000
 """No run has so many options, versions or data sets."""
 _NOTHING = object()

@@ -7,6 +7,7 @@ learned task and each finished run. Nothing here starts a thread: the engine may
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -111,7 +112,9 @@ class Progress:
 
     def __init__(self, runs: Sequence[RunLabel], console: Console | None = None) -> None:
         self.runs = list(runs)
-        self.console = console or Console(stderr=True)
+        # Colours may be forced where there is no terminal; a view that redraws itself may not.
+        on_terminal = sys.stderr is not None and sys.stderr.isatty()
+        self.console = console or Console(stderr=True, force_terminal=on_terminal and None)
         self.states = [_State(EventLog(run.folder)) for run in runs]
         self.start = time.time()
         live = self.console.is_terminal and not self.console.is_dumb_terminal
@@ -145,7 +148,7 @@ class Progress:
         if self._live:
             self._live.stop()
         if kind is None and self.runs:
-            self._say(self._summary())
+            self.say(self._summary())
 
     def poll(self) -> None:
         """Reads what is new in the event logs and shows it; cheap, and never waits."""
@@ -172,7 +175,7 @@ class Progress:
         if message:
             text += f": {one_line(message)}"
         if self._live is None or message:
-            self._say(text)
+            self.say(text)
         if self._live:
             self._live.update(self._view(), refresh=True)
 
@@ -190,14 +193,15 @@ class Progress:
             state.take(event)
             measured = event["event"] == "evaluated" and _mean(state.accuracies) is not None
             if news and measured and self._live is None:
-                self._say(
+                self.say(
                     f"{self.runs[index].name}: task {state.task} of {state.tasks} learned, "
                     f"accuracy {_accuracies(state.accuracies)}"
                 )
         if news and found and state.began is None:
             state.began, state.began_at = time.time(), state.way
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """A line of news, above the live view if there is one."""
         # A closed pipe or a full disk must not end a run for a line of progress.
         with contextlib.suppress(OSError, ValueError):
             if self._live:

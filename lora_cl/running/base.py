@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,9 @@ def base_network(
             require_owner(cached, meta, key=key)
         except ResultsError:
             _pretrain(network, config, seed, data)
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            save_tensors(cached, network.backbone.state_dict(), {"key": key})
+            with suppress(OSError):  # It is a mere cache: where none can be, every run trains.
+                cached.parent.mkdir(parents=True, exist_ok=True)
+                save_tensors(cached, network.backbone.state_dict(), {"key": key})
         else:
             network.backbone.load_state_dict(tensors)
     return network

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from lora_cl.records.folders import CONFIG
 from lora_cl.records.integrity import manifest
 from lora_cl.records.layout import ADAPTERS, LOCK, TRACEBACK, remove_temporaries
 from lora_cl.records.results import RESULT, write_result
+from lora_cl.running.arithmetic import reproducible
 from lora_cl.running.checkpoints import AdapterFolder
 from lora_cl.running.folder import FINISHED, RunFolder
 from lora_cl.running.machine import MemoryPeak, code_version, require_same, versions
@@ -71,7 +71,7 @@ def run_one(
             status = place.finished() or place.adopted()
             return Outcome(status) if status else _run_locked(run, place.path, where, give_way)
     except Timeout:
-        return Outcome("locked")
+        return Outcome("locked", _holder(place.path))
     except Exception as error:  # Not even a record could be written, such as on a full disk.
         return Outcome("failed", describe_error(error, None, None)["message"])
 
@@ -85,7 +85,7 @@ def _run_locked(run: RunConfig, folder: Path, where: Where, give_way: GiveWay | 
     peak = MemoryPeak(device)
     session: Session | None = None
     status, error = "done", None
-    with _reproducible(config.threads):
+    with reproducible(config.threads):
         try:
             require_same(run.content, "code", code_version())
             session = _session(run, config, folder, where, give_way)
@@ -129,8 +129,8 @@ def _session(
 ) -> Session:
     device = torch.device(where.device)
     benchmark = make_benchmark(config, run.seed, device, where.data_dir, run.content)
-    started = {"label": run.label, "seed": run.seed, "tasks": benchmark.n_tasks}
-    append_event(folder, "run_started", **started, config=run.resolved)
+    about = {"label": run.label, "seed": run.seed, "tasks": benchmark.n_tasks}
+    append_event(folder, "run_started", **about, process=os.getpid(), config=run.resolved)
     bank = AdapterFolder(folder / ADAPTERS, device, run.run_hash)
     method = make_method(config, benchmark, bank, device, where.data_dir, run.content)
     return Session(config, benchmark, method, folder, run.run_hash, give_way)
@@ -158,10 +158,19 @@ def record_lost_run(run: RunConfig, where: Where, message: str, force: bool = Fa
                 return Outcome(status)
             _record_lost(run, place.anew if force else place.path, message)
     except Timeout:
-        return Outcome("locked")
+        return Outcome("locked", _holder(place.path))
     except (LoraClError, OSError) as error:
         message = f"{message}; no record could be written: {one_line(error)}"
     return Outcome("failed", message)
+
+
+def _holder(folder: Path) -> str:
+    """Who has a run folder that is locked, as far as its log tells."""
+    process = None
+    for event, _ in read_events(folder):
+        process = event.get("process", process)
+    who = f"process {process}" if isinstance(process, int) else "another process"
+    return f"{folder}: {who} has it"
 
 
 def _record_lost(run: RunConfig, folder: Path, message: str) -> None:
@@ -176,18 +185,3 @@ def _record_lost(run: RunConfig, folder: Path, message: str) -> None:
     }
     write_result(folder, record)
     append_event(folder, "done", status="failed")
-
-
-@contextmanager
-def _reproducible(threads: int) -> Iterator[None]:
-    """One way of computing, whatever the process did before; undone afterwards."""
-    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
-    random = torch.get_rng_state()
-    torch.set_num_threads(threads)
-    torch.set_deterministic_debug_mode("error")  # Says the same, and imports no compiler for it.
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        torch.set_deterministic_debug_mode(before[1])
-        torch.set_rng_state(random)

@@ -71,7 +71,7 @@ def method_on(*args: Any, **named: Any) -> Method:
 def quick_fit(method: Method, steps: int = 6) -> Fit:
     """A ``fit`` of a few steps of SGD with momentum and weight decay."""
 
-    def fit(tasks: Sequence[Task], *, epochs: int | None = None) -> None:
+    def fit(tasks: Sequence[Task], *, start: float = 0.0, end: float = 1.0) -> None:
         with method.view_together(tasks) as network:
             samples = tasks[0].train()
             y = samples.y + network.offsets[tasks[0].id]

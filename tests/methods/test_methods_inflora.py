@@ -208,7 +208,7 @@ def test_only_b_and_the_head_train() -> None:
     method.begin(task)
     rows: dict[str, Tensor] = {}
 
-    def fit(tasks: Any, *, epochs: int | None = None) -> None:
+    def fit(tasks: Any, *, start: float = 0.0, end: float = 1.0) -> None:
         names = [n for n, p in method.network.named_parameters() if p.requires_grad]
         assert sum(name.endswith("current.lora_B.weight") for name in names) == 2
         assert sum(name.startswith("heads.task-000.") for name in names) == 2
