@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,8 +97,12 @@ def run(
 
 
 def load_results(*paths: AnyPath) -> pd.DataFrame:
-    """A tidy table of all runs below ``paths``: a row a run, its identity, metrics and cost."""
-    return to_frame(load_records([_path("paths", path) for path in paths or [DEFAULT_RESULTS]]))
+    """A tidy table of all runs below ``paths``: a row a run, its identity, metrics and cost.
+
+    Warns of places that were not looked into.
+    """
+    folders = [_path("paths", path) for path in paths or [DEFAULT_RESULTS]]
+    return to_frame(load_records(folders, lambda line: warnings.warn(line, stacklevel=5)))
 
 
 def load_run(folder: AnyPath, device: str = "cpu", data_dir: AnyPath | None = None) -> Method:

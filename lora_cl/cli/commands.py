@@ -119,7 +119,11 @@ def compare(
         _one_of("--format", format, list(FORMATS))
         on_terminal = output is None and sys.stdout is not None and sys.stdout.isatty()
         text = compare_table(
-            folders or [DEFAULT_RESULTS], format, details, color=on_terminal and _color()
+            folders or [DEFAULT_RESULTS],
+            format,
+            details,
+            color=on_terminal and _color(),
+            notice=say,
         )
         _deliver(text, output)
 
@@ -136,6 +140,23 @@ def diff(
         found = differences(run_a, run_b)
         tell("\n".join(found) if found else "no difference")
     if found:
+        raise typer.Exit(RUN_FAILED)
+
+
+@app.command()
+def fsck(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[DIR]...", help="Results directories or run folders."),
+    ] = None,
+) -> None:
+    """Check every checksum: what is missing, damaged, foreign or left over. Changes nothing."""
+    with answering():
+        from lora_cl.config.syntax import to_yaml
+        from lora_cl.records.integrity import fsck
+
+        whole = fsck(folders or [DEFAULT_RESULTS], to_yaml, tell)
+    if not whole:
         raise typer.Exit(RUN_FAILED)
 
 
@@ -289,11 +310,10 @@ def _deliver(text: str, output: Path | None) -> None:
     if output is None:
         tell(text)
         return
-    from lora_cl.records.files import write_atomic
+    from lora_cl.records.output import write_output
 
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(output, f"{text.rstrip()}\n".encode())
+        write_output(output, f"{text.rstrip()}\n".encode())
     except OSError as error:
         raise ResultsError(f"{output}: cannot be written: {error.strerror}") from None
     say(f"written to {output}")

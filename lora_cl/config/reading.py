@@ -14,6 +14,7 @@ from lora_cl.config.model import Config, short
 from lora_cl.config.runs import Experiment
 from lora_cl.config.syntax import MAX_DEPTH, Loader, read_as
 from lora_cl.errors import ConfigError
+from lora_cl.files import open_now
 from lora_cl.text import did_you_mean, one_line
 
 MAX_BYTES = 65_536
@@ -29,7 +30,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     try:
         if path.is_dir():
             raise ConfigError(f"{path}: is a directory, not a config file")
-        with path.open("rb") as file:
+        with open_now(path) as file:
             text = file.read(MAX_BYTES + 1).decode("utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}{_near_file(path)}") from None

@@ -12,12 +12,14 @@ from filelock import FileLock, Timeout
 from lora_cl.config import Config, RunConfig
 from lora_cl.errors import DivergedError, LoraClError
 from lora_cl.records.events import append_event, read_events
-from lora_cl.records.files import remove_temporaries, write_atomic
+from lora_cl.records.files import remove_files, write_atomic
 from lora_cl.records.folders import CONFIG
+from lora_cl.records.integrity import manifest
+from lora_cl.records.layout import ADAPTERS, LOCK, TRACEBACK, remove_temporaries
 from lora_cl.records.results import RESULT, write_result
 from lora_cl.running.arithmetic import reproducible
 from lora_cl.running.checkpoints import AdapterFolder
-from lora_cl.running.folder import ADAPTERS, FINISHED, LOCK, TRACEBACK, RunFolder
+from lora_cl.running.folder import FINISHED, RunFolder
 from lora_cl.running.holder import holder
 from lora_cl.running.machine import MemoryPeak, code_version, require_same, versions
 from lora_cl.running.making import make_benchmark, make_method
@@ -78,8 +80,7 @@ def run_one(
 def _run_locked(run: RunConfig, folder: Path, where: Where, give_way: GiveWay | None) -> Outcome:
     remove_temporaries(folder)
     write_atomic(folder / CONFIG, run.to_yaml().encode())
-    for name in (RESULT, TRACEBACK):
-        (folder / name).unlink(missing_ok=True)
+    remove_files(folder, (RESULT, TRACEBACK))
     config = run.parse()
     device = torch.device(where.device)
     peak = MemoryPeak(device)
@@ -101,15 +102,19 @@ def _run_locked(run: RunConfig, folder: Path, where: Where, give_way: GiveWay | 
             status = "failed"
             error = describe_error(failure, *_whereabouts(session))
             if not isinstance(failure, EXPECTED):
-                (folder / TRACEBACK).write_text(traceback.format_exc())
+                write_atomic(folder / TRACEBACK, traceback.format_exc().encode("utf-8", "replace"))
+    files: dict[str, str] = {}
     try:
         numbers = measured(session, peak)
+        if status == "done":
+            files = manifest(folder)
     except (LoraClError, OSError) as failure:  # A sealed task is damaged, and now its cost unknown.
         status, error = "failed", error or describe_error(failure, None, None)
         numbers = measured(None, None)
     record = {
         **identity(run, config, status),
         **numbers,
+        "files": files,
         "error": error,
         "provenance": provenance(run, device, folder),
     }
@@ -125,7 +130,8 @@ def _session(
 ) -> Session:
     device = torch.device(where.device)
     benchmark = make_benchmark(config, run.seed, device, where.data_dir, run.content)
-    append_event(folder, "run_started", label=run.label, seed=run.seed, tasks=benchmark.n_tasks)
+    about = {"label": run.label, "seed": run.seed, "tasks": benchmark.n_tasks}
+    append_event(folder, "run_started", **about, config=run.resolved)
     bank = AdapterFolder(folder / ADAPTERS, device, run.run_hash)
     method = make_method(config, benchmark, bank, device, where.data_dir, run.content)
     return Session(config, benchmark, method, folder, run.run_hash, give_way)

@@ -17,14 +17,13 @@ from lora_cl.errors import BrokenPromiseError, DivergedError
 from lora_cl.methods import Method
 from lora_cl.models import TaskNetwork, known_hashes, without_prefix
 from lora_cl.records.events import append_event
+from lora_cl.records.layout import MODEL
 from lora_cl.running.checkpoints import save_tensors
 from lora_cl.running.resuming import Resuming
 from lora_cl.running.state import FitUnderWay, Place, RunState
 from lora_cl.running.timing import Clock, GiveWay, Turns
 from lora_cl.training import loop
 from lora_cl.training.optimizers import make_optimizer
-
-MODEL = "model.safetensors"
 
 
 class Session:
