@@ -107,6 +107,36 @@ def test_nothing_is_started_when_one_of_the_configs_is_wrong(config: Path, tmp_p
         assert f"{place}: cannot be written to" in err
 
 
+@pytest.mark.parametrize("target", ["", ".", "/"])
+def test_an_output_is_a_file(target: str, config: Path, tmp_path: Path) -> None:
+    ask("run", config, "--results", tmp_path / "r", "--jobs", "0")
+    err = refused("compare", tmp_path / "r", "--output", target)
+    assert err == f"error: {target or '.'}: cannot be written: it is a directory, not a file\n"
+
+
+def test_an_output_keeps_its_mode_and_its_link(config: Path, tmp_path: Path) -> None:
+    ask("run", config, "--results", tmp_path / "r", "--jobs", "0")
+    (tmp_path / "secret.md").write_text("old")
+    (tmp_path / "secret.md").chmod(0o600)
+    (tmp_path / "link.md").symlink_to("secret.md")
+    assert ask("compare", tmp_path / "r", "--output", tmp_path / "link.md")[0] == 0
+    assert (tmp_path / "link.md").is_symlink()
+    assert (tmp_path / "secret.md").stat().st_mode & 0o777 == 0o600
+    assert "lora" in (tmp_path / "secret.md").read_text()
+
+
+def test_a_config_of_ones_own_hides_no_run(config: Path, tmp_path: Path) -> None:
+    ask("run", config, "--results", tmp_path / "r", "--jobs", "0")
+    alone = ask("compare", tmp_path / "r", "--format", "json")
+    for name in ("config.yaml", "result.json", "events.jsonl"):
+        (tmp_path / name).write_text("{}\n")
+    assert ask("compare", tmp_path, "--format", "json") == alone
+    (tmp_path / "away").symlink_to("/")
+    code, out, err = ask("compare", tmp_path, "--format", "json")
+    assert (code, out) == alone[:2]
+    assert err == f"{tmp_path}/away: is a link and not followed; name it to have it looked into\n"
+
+
 def test_an_output_that_cannot_be_written(config: Path, tmp_path: Path) -> None:
     ask("run", config, "--results", tmp_path / "r", "--jobs", "0")
     (tmp_path / "file").write_text("")
