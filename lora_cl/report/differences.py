@@ -48,7 +48,7 @@ class _Run:
         result = read_result(folder) or {}
         provenance = _mapping(result.get("provenance"))
         self.hash = result.get("hash")
-        config = _mapping(result.get("config")) or _read_config(folder)
+        config = _mapping(result.get("config")) or read_config(folder)
         self.config = _flat({**config, "methods": _labelled(config.get("methods"))})
         self.environment = _flat({k: v for k, v in provenance.items() if k in ENVIRONMENT})
         self.data = _flat(_mapping(provenance.get("data")))
@@ -64,7 +64,8 @@ class _Run:
         }
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config file of a run folder. Raises ResultsError if it is not one."""
     path = folder / CONFIG
     try:
         with path.open("rb") as file:

@@ -28,6 +28,8 @@ ADAPTERS, CHECKPOINT = "adapters", "checkpoint"
 OURS = (RESULT, CONFIG, EVENTS, TRACEBACK, MODEL, ADAPTERS, CHECKPOINT)
 """What a run writes, the record first: it is what says that the others are whole."""
 
+REUSED, RESUMED, TO_DO = "reused", "resumed", "to do"
+
 FINISHED = ("done", "diverged")
 """Statuses that doing the run again would not change."""
 
@@ -85,6 +87,14 @@ class RunFolder:
                 )
         return None
 
+    def outlook(self) -> str:
+        """What doing the run would be now: reused, resumed or to do. Changes nothing."""
+        here = _recorded(self.anew, self.run), _status(self.path, self.run)
+        if any(status in FINISHED for status in here) or self._twin():
+            return REUSED
+        begun = any((self.path / CHECKPOINT).glob("*.safetensors"))
+        return RESUMED if begun else TO_DO
+
     def replace(self) -> None:
         """Puts what was made anew in the place of what was there; interrupted, it goes on."""
         (self.path / RESULT).unlink(missing_ok=True)
@@ -104,23 +114,29 @@ class RunFolder:
 
     def adopted(self) -> str | None:
         """Copies the same run, finished under another name, if there is one below ``results``."""
+        twin = self._twin()
+        if twin is None:
+            return None
+        record = read_result(twin)
+        assert record is not None
+        remove_ours(self.path)
+        for name in OURS[1:]:
+            source = twin / name
+            if source.is_dir():
+                shutil.copytree(source, self.path / name)
+            elif source.is_file():
+                shutil.copy2(source, self.path / name)
+        write_atomic(self.path / CONFIG, self.run.to_yaml().encode())
+        write_result(self.path, renamed(record, self.run))
+        return "done"
+
+    def _twin(self) -> Path | None:
+        """The folder of the same run, finished under another name."""
         for twin in sorted(self.results.glob(f"*/*/{self.run.folder_name}")):
             if twin == self.path or next(_links(twin), None) or twin.is_symlink():
                 continue
-            if _status(twin, self.run) != "done" or not _is_whole(twin):
-                continue
-            record = read_result(twin)
-            assert record is not None
-            remove_ours(self.path)
-            for name in OURS[1:]:
-                source = twin / name
-                if source.is_dir():
-                    shutil.copytree(source, self.path / name)
-                elif source.is_file():
-                    shutil.copy2(source, self.path / name)
-            write_atomic(self.path / CONFIG, self.run.to_yaml().encode())
-            write_result(self.path, renamed(record, self.run))
-            return "done"
+            if _status(twin, self.run) == "done" and _is_whole(twin):
+                return twin
         return None
 
 
