@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cl.config import Experiment, load_config, parse_config
+from lora_cl.data import path_of
 from lora_cl.engines.pool import Watcher, run_all
 from lora_cl.errors import ResultsError
 from lora_cl.records.folders import DEFAULT_RESULTS, Record, load_records, read_record
@@ -42,7 +43,7 @@ def run(
     experiments = [experiments] if isinstance(experiments, Experiment) else experiments
     jobs = (os.cpu_count() or 1) if jobs is None else jobs
     data_dir = None if data_dir is None else Path(data_dir)
-    where = Where(Path(results), str(resolve_device(device)), data_dir)
+    where = Where(path_of("--results", results), str(resolve_device(device)), data_dir)
     runs = [one for experiment in experiments for one in prepare(experiment, data_dir, say)]
     _writable(where.results)
     labels = [
@@ -58,7 +59,8 @@ def run(
 
 def load_results(*paths: str | Path) -> pd.DataFrame:
     """A tidy table of all runs below ``paths``: a row a run, its identity, metrics and cost."""
-    return to_frame(load_records([Path(path) for path in paths or [DEFAULT_RESULTS]]))
+    folders = [path_of("results", path) for path in paths or [DEFAULT_RESULTS]]
+    return to_frame(load_records(folders))
 
 
 class _Silence(Watcher):
