@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_cl import config
 from lora_cl.config import Experiment, parse_config
+from lora_cl.data import path_of
 from lora_cl.engines.cores import jobs_for
 from lora_cl.engines.pool import Watcher, run_all
 from lora_cl.errors import ConfigError, ResultsError
@@ -182,9 +183,7 @@ def _experiments(given: Experiment | Sequence[Experiment]) -> list[Experiment]:
 def _path(name: str, given: Any) -> Path:
     if not isinstance(given, str | os.PathLike) or isinstance(os.fspath(given), bytes):
         raise ConfigError(f"{name}: {_shown(given)} is neither text nor a path")
-    if str(given) == "" or "\0" in str(given):
-        raise ConfigError(f"{name}: {_shown(given)} is not the path of anything")
-    return Path(given)
+    return path_of(name, Path(given) if str(given) else "")
 
 
 def _text(name: str, given: Any) -> str:
