@@ -26,6 +26,7 @@ DATASETS: Parts[type[Source]] = Parts(
     "data set",
     "lora_cl.datasets",
     Source,
+    OptionsBase,
     {
         "digits": Digits,
         "mnist": Mnist,
@@ -39,6 +40,7 @@ DATASETS: Parts[type[Source]] = Parts(
         "npz": Npz,
         "folder": Folder,
     },
+    texts=("name", "summary", "origin"),
 )
 
 

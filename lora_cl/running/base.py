@@ -17,7 +17,8 @@ from lora_cl.data import DATASETS, Dataset, data_root, pixels
 from lora_cl.errors import ConfigError, ResultsError
 from lora_cl.methods.full import Full
 from lora_cl.methods.shared import SharedBackboneOptions
-from lora_cl.models import Network, TaskNetwork, build_network, seeded
+from lora_cl.models import BACKBONES, Network, TaskNetwork, build_network, seeded
+from lora_cl.plugins import code_of
 from lora_cl.running.checkpoints import load_tensors, require_owner, save_tensors
 from lora_cl.running.machine import code_version, require_same
 from lora_cl.seeding import seed_for
@@ -111,7 +112,7 @@ def _key(
         "threads": config.threads,
         "torch": torch.__version__,
         "device": device.type,
-        "code": code_version(),
+        "code": [code_version(), code_of(BACKBONES[config.model.name])],
         "data": data.checksum,
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

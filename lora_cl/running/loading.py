@@ -14,6 +14,7 @@ from lora_cl.records.results import read_result
 from lora_cl.running.checkpoints import AdapterFolder, load_tensors, require_owner
 from lora_cl.running.making import make_benchmark, make_method
 from lora_cl.running.session import MODEL
+from lora_cl.text import one_line
 
 
 def load_run(folder: Path, device: str = "cpu", data_dir: Path | None = None) -> Method:
@@ -29,8 +30,9 @@ def load_run(folder: Path, device: str = "cpu", data_dir: Path | None = None) ->
     run = str(result["hash"])
     try:
         config = Config.model_validate(result["config"])
-    except ValidationError:
-        raise ResultsError(f"{folder}: its config is not one of this version") from None
+    except ValidationError as error:
+        reason = one_line(error.errors()[0]["msg"].removeprefix("Value error, "))
+        raise ResultsError(f"{folder}: its config is not one of this version: {reason}") from None
     place = torch.device(device)
     tensors, meta = load_tensors(folder / MODEL)
     require_owner(folder / MODEL, meta, run=run)
