@@ -85,11 +85,14 @@ PathOption = Annotated[
 
 
 class PartError(ValueError):
-    """The options of a part from another package are wrong: pydantic's ``errors``, by its keys."""
+    """The options of a part from another package are wrong: pydantic's ``errors``.
 
-    def __init__(self, errors: list[Any], allowed: list[str]) -> None:
+    Their keys are those of ``model``.
+    """
+
+    def __init__(self, errors: list[Any], model: type[OptionsBase]) -> None:
         super().__init__("the options are wrong")
-        self.errors, self.allowed = errors, allowed
+        self.errors, self.model = errors, model
 
 
 def choice(parts: Mapping[str, type[Any]], key: str = "name") -> Any:
@@ -113,10 +116,11 @@ def choice(parts: Mapping[str, type[Any]], key: str = "name") -> Any:
             options = options_of(parts[name])
         except ConfigError as error:
             raise ValueError(str(error)) from None
+        model = named_options(options, name, key)
         try:
-            return named_options(options, name, key).model_validate(value)
+            return model.model_validate(value)
         except ValidationError as error:
-            raise PartError(error.errors(), [key, *options.model_fields]) from None
+            raise PartError(error.errors(), model) from None
 
     one_of: Any = Union[members] if len(members) > 1 else members[0]  # noqa: UP007
     discriminated: Any = Annotated[one_of, Field(discriminator=key)] if len(members) > 1 else one_of

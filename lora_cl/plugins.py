@@ -7,10 +7,14 @@ path, ``my_package.module:Name``, looked up where Python looks and in the curren
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
-from importlib import import_module
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
+from functools import cache
+from importlib import import_module, invalidate_caches
+from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -27,12 +31,24 @@ class Parts(dict[str, Part]):
     """What a config can name of one kind: ours as a plain dict, and others by ``parts[name]``.
 
     ``what`` is the kind in words, ``group`` the entry points' group; a part is a class derived
-    from ``base`` with its ``Options``.
+    from ``base``, with its ``Options`` derived from ``options``, none of them called ``key``, and
+    what is said of it in the class attributes ``texts``.
     """
 
-    def __init__(self, what: str, group: str, base: type[Any], ours: Mapping[str, Part]) -> None:
+    def __init__(
+        self,
+        what: str,
+        group: str,
+        base: type[Any],
+        options: type[Any],
+        ours: Mapping[str, Part],
+        *,
+        key: str = "name",
+        texts: Sequence[str] = ("summary",),
+    ) -> None:
         super().__init__(ours)
-        self.what, self.group, self.base = what, group, base
+        self.what, self.group, self.base, self.options = what, group, base, options
+        self.key, self.texts = key, texts
         self._found: dict[str, Part] = {}
 
     def __missing__(self, name: str) -> Part:
@@ -84,15 +100,14 @@ class Parts(dict[str, Part]):
 
     def _imported(self, path: str, who: str) -> Part:
         module_name, _, attribute = path.partition(":")
-        here = str(Path.cwd())
-        if here not in sys.path:
-            sys.path.append(here)
+        _look_here()
         try:
-            module = import_module(module_name)
-        except Exception as error:
+            with redirect_stdout(sys.stderr):  # What it prints is no part of a command's output.
+                module = import_module(module_name)
+            part: Any = getattr(module, attribute, None)
+        except (Exception, SystemExit) as error:
             reason = one_line(f"{type(error).__name__}: {error}")
             raise ConfigError(f"{who}: cannot be imported: {reason}") from None
-        part: Any = getattr(module, attribute, None)
         if part is None:
             hint = did_you_mean(attribute, vars(module))
             raise ConfigError(f"{who}: {module_name} has no {attribute}{hint}")
@@ -101,9 +116,23 @@ class Parts(dict[str, Part]):
             raise ConfigError(f"{who}: is not a class derived from {wanted}")
         if missing := ", ".join(sorted(getattr(part, "__abstractmethods__", ()))):
             raise ConfigError(f"{who}: lacks {missing}")
-        if not hasattr(part, "Options"):
-            raise ConfigError(f"{who}: has no Options, the class of what its YAML can hold")
+        for text in self.texts:
+            if not isinstance(getattr(part, text, None), str):
+                raise ConfigError(f"{who}: has no text as its class attribute {text}")
+        self._check_options(getattr(part, "Options", None), who)
         return cast(Part, part)
+
+    def _check_options(self, options: Any, who: str) -> None:
+        wanted = f"{self.options.__module__}.{self.options.__name__}"
+        if not isinstance(options, type) or not issubclass(options, self.options):
+            raise ConfigError(f"{who}: has no Options derived from {wanted}")
+        if self.key in cast(Any, options).model_fields:
+            raise ConfigError(f"{who}: an option cannot be called {self.key}: that names the part")
+        try:
+            cast(Any, options).model_json_schema()
+        except Exception as error:
+            reason = one_line(f"{type(error).__name__}: {error}")
+            raise ConfigError(f"{who}: its Options have no JSON Schema: {reason}") from None
 
     def _entry_points(self) -> dict[str, list[EntryPoint]]:
         found: dict[str, list[EntryPoint]] = {}
@@ -116,17 +145,45 @@ def _owner(point: EntryPoint) -> str:
     return point.dist.name if point.dist is not None else point.value
 
 
+def _look_here() -> None:
+    """The current directory becomes the last place where Python looks, in workers too."""
+    try:
+        here = os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:  # It is deleted, and nothing is in it.
+        return
+    if here not in sys.path:
+        sys.path.append(here)
+    invalidate_caches()  # A file may be younger than the last look at its folder.
+
+
 def code_of(part: type[Any]) -> str | None:
-    """The sha256 of the source of the package that a class is from; None for one of lora-cl."""
-    top = part.__module__.partition(".")[0]
-    if top == "lora_cl":
-        return None
-    file = getattr(sys.modules[top], "__file__", None) or sys.modules[part.__module__].__file__
-    if file is None:
-        return None
-    place = Path(file)
-    files = sorted(place.parent.rglob("*.py")) if place.name == "__init__.py" else [place]
-    return sources_digest(place.parent, files)
+    """The sha256 of the code that a class is from; None if that is lora-cl's alone.
+
+    It is that of every module in the top-level packages of the class and of those it derives
+    from, but for Python's, torch's and ours. Read once, as modules are. Raises ConfigError for
+    code that lies in no file.
+    """
+    known = {"lora_cl", "torch", *sys.stdlib_module_names}
+    tops = {base.__module__.partition(".")[0] for base in part.__mro__} - known
+    found = [_code_below(top) for top in sorted(tops)]
+    return hashlib.sha256("".join(found).encode()).hexdigest() if found else None
+
+
+@cache
+def _code_below(top: str) -> str:
+    """The checksums of the modules of a top-level package, folder by folder, or of a module."""
+    module = sys.modules[top]
+    suffixes = (*SOURCE_SUFFIXES, *EXTENSION_SUFFIXES)
+    found = []
+    for folder in map(Path, getattr(module, "__path__", [])):
+        modules = [file for file in folder.rglob("*") if file.suffix in suffixes]
+        found.append((folder, sorted(file for file in modules if file.is_file())))
+    file = Path(getattr(module, "__file__", None) or "")
+    if not found and file.is_file():
+        found = [(file.parent, [file])]
+    if not any(files for _, files in found):
+        raise ConfigError(f"{top}: lies in no file, so that nothing tells when its code changes")
+    return "".join(sorted(sources_digest(folder, files) for folder, files in found))
 
 
 def sources_digest(folder: Path, files: Iterable[Path]) -> str:

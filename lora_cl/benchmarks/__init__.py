@@ -7,6 +7,7 @@ from typing import Any
 from lora_cl.benchmarks.benchmark import (
     SCENARIOS,
     Benchmark,
+    BenchmarkOptions,
     DatasetChoice,
     Samples,
     Task,
@@ -23,6 +24,7 @@ BENCHMARKS: Parts[type[Benchmark]] = Parts(
     "benchmark",
     "lora_cl.benchmarks",
     Benchmark,
+    BenchmarkOptions,
     {
         "split": Split,
         "permuted": Permuted,
@@ -38,6 +40,7 @@ __all__ = [
     "SCENARIOS",
     "Benchmark",
     "BenchmarkChoice",
+    "BenchmarkOptions",
     "DatasetChoice",
     "Samples",
     "Task",

@@ -8,7 +8,8 @@ from functools import lru_cache
 from typing import Any
 
 from lora_cl.config.model import NAME, Config, short
-from lora_cl.options import PartError
+from lora_cl.options import OptionsBase, PartError
+from lora_cl.plugins import IMPORT_PATH
 from lora_cl.text import did_you_mean, one_line
 
 Path = Sequence[str | int]
@@ -55,8 +56,8 @@ def _flat(errors: Sequence[Any]) -> Iterator[Any]:
             yield error
             continue
         for inner in _flat(inside.errors):
-            allowed = inside.allowed if len(inner["loc"]) == 1 else []
-            yield {"allowed": allowed, **inner, "loc": (*error["loc"], *inner["loc"])}
+            within = inner.get("within", (inside.model, inner["loc"]))
+            yield {**inner, "within": within, "loc": (*error["loc"], *inner["loc"])}
 
 
 def _or(text: str) -> str:
@@ -81,7 +82,7 @@ def _message(
     given, text = "", ""
     allowed: list[str] = []
     if kind == "extra_forbidden":
-        allowed = error["allowed"] if "allowed" in error else _allowed_keys(error["loc"])
+        allowed = _allowed_keys(*error.get("within", (Config, error["loc"])))
         text = f"unknown key{did_you_mean(str(path[-1]), allowed)}{_list(allowed)}"
     elif kind == "missing":
         text = "is missing"
@@ -98,6 +99,9 @@ def _message(
     elif kind == "string_pattern_mismatch" and context["pattern"] == NAME:
         text = f"{short(error['input'])} is not a name: letters, digits and _ . + -, at most 64, "
         text += "beginning with a letter or digit"
+        if re.match(IMPORT_PATH, error["input"]):
+            label = error["input"].rpartition(":")[2]
+            text = f"an import path needs a label: {label}: {{method: {short(error['input'])}}}"
     else:
         given = f"{short(error['input'])} is not allowed"
         if kind == "literal_error":
@@ -169,15 +173,15 @@ def _real_path(loc: Sequence[Any], value: Any, kind: str) -> tuple[str | int, ..
     return tuple(path)
 
 
-@lru_cache(maxsize=1)
-def _schema() -> dict[str, Any]:
-    return Config.model_json_schema(mode="validation")
+@lru_cache(maxsize=8)
+def _schema(model: type[OptionsBase]) -> dict[str, Any]:
+    return model.model_json_schema(mode="validation")
 
 
-def _allowed_keys(loc: Sequence[str | int]) -> list[str]:
-    """The keys that stand where ``loc``, an unknown key's location, is."""
-    schema = _schema()
-    definitions = schema["$defs"]
+def _allowed_keys(model: type[OptionsBase], loc: Sequence[str | int]) -> list[str]:
+    """The keys that stand where ``loc``, an unknown key's location in ``model``, is."""
+    schema = _schema(model)
+    definitions = schema.get("$defs", {})
 
     def properties(node: Any) -> Iterator[tuple[str, Any]]:
         if "$ref" in node:

@@ -36,6 +36,7 @@ DATASETS: Parts[type[Source]] = Parts(
     "data set",
     "lora_cl.datasets",
     Source,
+    OptionsBase,
     {
         "digits": Digits,
         "mnist": Mnist,
@@ -49,6 +50,7 @@ DATASETS: Parts[type[Source]] = Parts(
         "npz": Npz,
         "folder": Folder,
     },
+    texts=("name", "summary", "origin"),
 )
 
 

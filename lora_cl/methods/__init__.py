@@ -24,13 +24,14 @@ from lora_cl.methods.replay import Replay
 from lora_cl.methods.seq_lora import SeqLoRA
 from lora_cl.methods.shared_private import SharedPrivate
 from lora_cl.methods.si import SI
-from lora_cl.options import choice
+from lora_cl.options import OptionsBase, choice
 from lora_cl.plugins import Parts
 
 METHODS: Parts[type[Method]] = Parts(
     "method",
     "lora_cl.methods",
     Method,
+    OptionsBase,
     {
         "full": Full,
         "frozen": Frozen,
@@ -51,6 +52,7 @@ METHODS: Parts[type[Method]] = Parts(
         "o_lora": OLoRA,
         "inflora": InfLoRA,
     },
+    key="method",
 )
 
 MethodChoice: Any = choice(METHODS, key="method")

@@ -20,6 +20,7 @@ from lora_cl.errors import ConfigError, ResultsError
 from lora_cl.methods.full import Full
 from lora_cl.methods.shared import SharedBackboneOptions
 from lora_cl.models import (
+    BACKBONES,
     Network,
     TaskNetwork,
     build_network,
@@ -28,6 +29,7 @@ from lora_cl.models import (
     seeded,
 )
 from lora_cl.options import user_path
+from lora_cl.plugins import code_of
 from lora_cl.records.files import unwritable
 from lora_cl.running.arithmetic import reproducible
 from lora_cl.running.checkpoints import load_tensors, require_owner, save_tensors
@@ -181,7 +183,7 @@ def _key(
         "threads": config.threads,
         "torch": torch.__version__,
         "device": device.type,
-        "code": code_version(),
+        "code": [code_version(), code_of(BACKBONES[config.model.name])],
         "data": data.checksum,
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

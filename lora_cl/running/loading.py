@@ -46,8 +46,11 @@ def load_run(folder: str | Path, device: str = "cpu", data_dir: str | Path | Non
         return _restored(folder, config, result, place, data_dir)
     except LoraClError:
         raise
-    except ValidationError:
-        raise ResultsError(f"{folder / RESULT}: its config is not one of this version") from None
+    except ValidationError as error:
+        reason = one_line(error.errors()[0]["msg"].removeprefix("Value error, "))
+        raise ResultsError(
+            f"{folder / RESULT}: its config is not one of this version: {reason}"
+        ) from None
     except UNFIT as error:
         raise ResultsError(
             f"{folder}: its record and its files do not fit: {type(error).__name__}: "

@@ -12,6 +12,8 @@ from lora_cl.benchmarks import BENCHMARKS, Benchmark
 from lora_cl.config import Config
 from lora_cl.data import DATASETS, Dataset, Source, data_root
 from lora_cl.methods import METHODS, Method
+from lora_cl.models import BACKBONES
+from lora_cl.plugins import code_of
 from lora_cl.running.base import NOTHING, base_network
 from lora_cl.running.checkpoints import AdapterFolder
 from lora_cl.running.machine import require_same
@@ -28,10 +30,22 @@ def sources(config: Config) -> dict[str, Source]:
 
 def benchmark_sources(config: Config) -> dict[str, Source]:
     options: list[Any] = BENCHMARKS[config.benchmark.name].dataset_options(config.benchmark)
-    keys = ["benchmark.dataset"]
-    if hasattr(config.benchmark, "datasets"):
-        keys = [f"benchmark.datasets.{index}" for index in range(len(options))]
+    keys = [f"benchmark.datasets.{index}" for index in range(len(options))]
+    if len(options) == 1 and not hasattr(config.benchmark, "datasets"):
+        keys = ["benchmark.dataset"]
     return {key: DATASETS[one.name](one) for key, one in zip(keys, options, strict=True)}
+
+
+def code_of_others(config: Config) -> dict[str, str]:
+    """Checksums of the packages that the config's parts are from, where that is not lora-cl."""
+    parts: dict[str, type[Any]] = {
+        f"methods.{label}.code": METHODS[options.method]
+        for label, options in config.methods.items()
+    }
+    parts["benchmark.code"] = BENCHMARKS[config.benchmark.name]
+    parts["model.code"] = BACKBONES[config.model.name]
+    found = {key: code_of(part) for key, part in parts.items()}
+    return {key: code for key, code in found.items() if code is not None}
 
 
 def make_benchmark(
@@ -68,8 +82,13 @@ def make_method(
     data_dir: Path | None,
     content: Mapping[str, str] = NOTHING,
 ) -> Method:
-    """The run's method on its base network, before the first task."""
-    (options,) = config.methods.values()
+    """The run's method on its base network, before the first task.
+
+    Code of other packages that is not what ``content`` names is a ResultsError.
+    """
+    ((label, options),) = config.methods.items()
+    for key, code in code_of_others(config).items():
+        require_same(content, key.replace(f"methods.{label}.", "method."), code)
     (seed,) = config.seeds
     method = METHODS[options.method](options)
     network = base_network(config, seed, benchmark, device, data_dir, content)

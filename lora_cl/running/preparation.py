@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from lora_cl.benchmarks import BENCHMARKS, Benchmark
+from lora_cl.benchmarks import Benchmark
 from lora_cl.config import Config, Experiment, RunConfig
 from lora_cl.config.model import PretrainOptions
 from lora_cl.data import Dataset, Source, data_root, pixels
@@ -20,11 +19,10 @@ from lora_cl.data.source import named, numbered
 from lora_cl.errors import ConfigError, DataError, LoraClError
 from lora_cl.methods import METHODS, MemoryBank
 from lora_cl.methods.routing import check_router
-from lora_cl.models import BACKBONES, build_network
-from lora_cl.plugins import code_of
+from lora_cl.models import build_network
 from lora_cl.running.base import load_weights, weights_checksum
 from lora_cl.running.machine import code_version
-from lora_cl.running.making import sources
+from lora_cl.running.making import code_of_others, sources
 
 Say = Callable[[str], None]
 
@@ -39,7 +37,7 @@ def prepare(
     root = data_root(data_dir)
     content = {"code": code_version(), "torch": torch.__version__}
     content["device"] = torch.device(device).type
-    content |= _code_of_others(experiment.config)
+    content |= code_of_others(experiment.config)
     for key, source in sources(experiment.config).items():
         try:
             source.fetch(root, say)
@@ -50,18 +48,6 @@ def prepare(
     if experiment.config.base.weights is not None:
         content["base.weights"] = weights_checksum(Path(experiment.config.base.weights))
     return experiment.runs(content)
-
-
-def _code_of_others(config: Config) -> dict[str, str]:
-    """Checksums of the packages that the config's parts are from, where that is not lora-cl."""
-    parts: dict[str, type[Any]] = {
-        f"methods.{label}.code": METHODS[options.method]
-        for label, options in config.methods.items()
-    }
-    parts["benchmark.code"] = BENCHMARKS[config.benchmark.name]
-    parts["model.code"] = BACKBONES[config.model.name]
-    found = {key: code_of(part) for key, part in parts.items()}
-    return {key: code for key, code in found.items() if code is not None}
 
 
 def check(experiment: Experiment, data_dir: Path | None) -> list[str]:

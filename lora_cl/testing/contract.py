@@ -19,6 +19,7 @@ from lora_cl.config import parse_config
 from lora_cl.data import streaming
 from lora_cl.errors import ConfigError
 from lora_cl.methods import METHODS
+from lora_cl.methods.shared import SharedBackboneOptions
 from lora_cl.models import fingerprint
 from lora_cl.records.events import read_events
 from lora_cl.records.folders import Record, read_record
@@ -83,11 +84,12 @@ class Case(NamedTuple):
 
 def cases_of(method: str, options: str) -> Iterator[Case]:
     """Every scenario, and every adapter, that the method has a meaning for."""
-    takes_adapters = "adapter" in METHODS[method].Options.model_fields
+    takes_adapters = issubclass(METHODS[method].Options, SharedBackboneOptions)
     for scenario, adapter in product(SCENARIOS, ADAPTERS if takes_adapters else ADAPTERS[:1]):
         case = Case(method, options, scenario, adapter)
+        experiment = parse_config(case.text(), "contract.yaml")
         try:
-            check(parse_config(case.text(), "contract.yaml"), None)
+            check(experiment, None)
         except ConfigError:
             continue
         yield case
