@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from lora_cl.benchmarks import Benchmark
+from lora_cl.benchmarks import BENCHMARKS, Benchmark
 from lora_cl.config import Config, Experiment, RunConfig
 from lora_cl.config.model import PretrainOptions
 from lora_cl.data import Dataset, Source, data_root, pixels
