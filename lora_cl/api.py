@@ -3,55 +3,87 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lora_cl.config import Experiment, load_config, parse_config
+from lora_cl import config
+from lora_cl.config import Experiment, parse_config
+from lora_cl.engines.cores import jobs_for
 from lora_cl.engines.pool import Watcher, run_all
-from lora_cl.errors import ResultsError
+from lora_cl.errors import ConfigError, ResultsError
+from lora_cl.records.files import unwritable
 from lora_cl.records.folders import DEFAULT_RESULTS, Record, load_records, read_record
 from lora_cl.report import to_frame
 from lora_cl.report.progress import Progress, RunLabel
+from lora_cl.running import loading
+from lora_cl.running.arithmetic import reproducible
+from lora_cl.running.base import uncached_bases
 from lora_cl.running.folder import RunFolder
-from lora_cl.running.loading import load_run
 from lora_cl.running.machine import resolve_device
 from lora_cl.running.preparation import prepare
 from lora_cl.running.runner import Where
+from lora_cl.text import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from lora_cl.methods import Method
+
 __all__ = ["load_config", "load_results", "load_run", "parse_config", "run"]
+
+AnyPath = str | os.PathLike[str]
+
+
+def load_config(path: AnyPath, overrides: Sequence[str] = ()) -> Experiment:
+    """Reads and validates a config file; ``overrides`` are ``KEY=VALUE``, the value in YAML.
+
+    Raises ConfigError, one line for each problem.
+    """
+    if isinstance(overrides, str):
+        raise ConfigError(f"overrides: {_shown(overrides)} is one text; give a list of them")
+    return config.load_config(_path("path", path), overrides)
 
 
 def run(
     experiments: Experiment | Sequence[Experiment],
     *,
-    results: str | Path = DEFAULT_RESULTS,
+    results: AnyPath = DEFAULT_RESULTS,
     jobs: int | None = None,
     device: str = "auto",
-    data_dir: str | Path | None = None,
+    data_dir: AnyPath | None = None,
     force: bool = False,
     progress: bool = True,
     say: Callable[[str], None] = lambda message: None,
 ) -> list[Record]:
     """Does every run of the experiments that is not done, and returns all their records.
 
-    ``jobs`` processes work side by side, by default one a core; 0 works in this process.
-    Raises ConfigError or DataError, and then nothing was started; a run that fails is recorded.
+    ``jobs`` processes work side by side, by default as many as the cores this process may use
+    have room for, with the configs' ``threads`` each; 0 works in this process, and then in one
+    thread of it at a time. ``say`` hears what else is worth a line. Raises ConfigError or
+    DataError, and then nothing was started; a run that fails is recorded.
     """
-    experiments = [experiments] if isinstance(experiments, Experiment) else experiments
-    jobs = (os.cpu_count() or 1) if jobs is None else jobs
-    data_dir = None if data_dir is None else Path(data_dir)
-    where = Where(Path(results), str(resolve_device(device)), data_dir)
-    runs = [
-        run
-        for experiment in experiments
-        for run in prepare(experiment, data_dir, say, where.device)
-    ]
-    folders = [RunFolder(where.results, run) for run in runs]
-    _writable(where.results)
+    experiments = _experiments(experiments)
+    if jobs is None:
+        jobs = jobs_for(max((one.config.threads for one in experiments), default=1))
+    elif type(jobs) is not int or jobs < 0:
+        raise ConfigError(f"jobs: {_shown(jobs)} is not allowed: it is a whole number from 0")
+    results = _path("results", results)
+    data_dir = None if data_dir is None else _path("data_dir", data_dir)
+    where = Where(results, str(resolve_device(_text("device", device))), data_dir)
+    with reproducible(threads=1):
+        runs = [
+            run
+            for experiment in experiments
+            for run in prepare(experiment, data_dir, say, where.device)
+        ]
+    folders = [RunFolder(results, run) for run in runs]
+    if reason := unwritable(results):
+        raise ResultsError(f"{results}: cannot be written to: {reason}")
+    for note in dict.fromkeys(uncached_bases(one.config, data_dir) for one in experiments):
+        if note:
+            say(note)
     labels = [
         RunLabel(run.experiment, run.label, run.seed, folder.anew if force else folder.path)
         for run, folder in zip(runs, folders, strict=True)
@@ -64,9 +96,25 @@ def run(
     return [read_record(folder.latest) for folder in folders]
 
 
-def load_results(*paths: str | Path) -> pd.DataFrame:
-    """A tidy table of all runs below ``paths``: a row a run, its identity, metrics and cost."""
-    return to_frame(load_records([Path(path) for path in paths or [DEFAULT_RESULTS]]))
+def load_results(*paths: AnyPath) -> pd.DataFrame:
+    """A tidy table of all runs below ``paths``: a row a run, its identity, metrics and cost.
+
+    Warns of places that were not looked into.
+    """
+    folders = [_path("paths", path) for path in paths or [DEFAULT_RESULTS]]
+    return to_frame(load_records(folders, lambda line: warnings.warn(line, stacklevel=5)))
+
+
+def load_run(folder: AnyPath, device: str = "cpu", data_dir: AnyPath | None = None) -> Method:
+    """The method of a finished run as it was at its end: ``view(k)`` answers bit for bit the same.
+
+    Its config is the one in the record, which is checked for damage. Raises ResultsError if the
+    folder does not hold a finished run.
+    """
+    place = str(resolve_device(_text("device", device)))
+    root = None if data_dir is None else _path("data_dir", data_dir)
+    with reproducible(threads=1):
+        return loading.load_run(_path("folder", folder), place, root)
 
 
 class _Silence(Watcher):
@@ -76,13 +124,31 @@ class _Silence(Watcher):
     def finished(self, index: int, status: str, message: str | None) -> None:
         pass
 
+    def say(self, text: str) -> None:
+        pass
 
-def _writable(folder: Path) -> None:
-    """Raises ResultsError unless files can be made in ``folder``, which is made if missing."""
-    probe = folder / f".writable-{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ResultsError(f"{folder}: cannot be written to: {error.strerror}") from None
+
+def _experiments(given: Experiment | Sequence[Experiment]) -> list[Experiment]:
+    several: list[Any] = list(given) if isinstance(given, list | tuple) else [given]
+    for one in several:
+        if not isinstance(one, Experiment):
+            raise ConfigError(f"experiments: {_shown(one)} is none; load_config makes one")
+    return several
+
+
+def _path(name: str, given: Any) -> Path:
+    if not isinstance(given, str | os.PathLike) or isinstance(os.fspath(given), bytes):
+        raise ConfigError(f"{name}: {_shown(given)} is neither text nor a path")
+    if str(given) == "" or "\0" in str(given):
+        raise ConfigError(f"{name}: {_shown(given)} is not the path of anything")
+    return Path(given)
+
+
+def _text(name: str, given: Any) -> str:
+    if not isinstance(given, str):
+        raise ConfigError(f"{name}: {_shown(given)} is not text")
+    return given
+
+
+def _shown(value: Any) -> str:
+    return one_line(repr(value), 60)

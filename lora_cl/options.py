@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import (
@@ -17,10 +19,15 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     WrapValidator,
     create_model,
+    field_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from lora_cl.errors import ConfigError
 from lora_cl.plugins import Parts
+
+LARGEST = 2**31 - 1
+"""No whole number of a config is larger: every library below takes at least as many bits."""
 
 
 class OptionsBase(BaseModel):
@@ -33,6 +40,48 @@ class OptionsBase(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
     )
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _no_larger_than_libraries_take(cls, value: Any) -> Any:
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, int) and abs(number) > LARGEST:
+                raise PydanticCustomError("too_large", f"Input should be at most {LARGEST}")
+        return value
+
+
+def user_path(path: str | Path) -> Path:
+    """``path`` with ``~`` or ``~user`` at its beginning replaced by that home directory.
+
+    Raises ValueError, in one line, if no file can be called so.
+    """
+    text = str(path)
+    if not text:
+        raise ValueError("is empty; a path is needed")
+    try:
+        named = os.fsencode(text)
+    except UnicodeEncodeError:
+        raise ValueError(f"{text!r} holds a character that no path can hold") from None
+    if b"\0" in named:
+        raise ValueError(f"{text!r} holds a NUL character, which no path can hold")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        user = Path(text).parts[0].removeprefix("~")
+        who = f"no user {user} here" if user else "no home directory here"
+        raise ValueError(f"{text}: there is {who}; write the whole path") from None
+
+
+def _checked(path: Any) -> Any:
+    if isinstance(path, str | Path):
+        user_path(path)
+    return path
+
+
+PathOption = Annotated[
+    Path, BeforeValidator(_checked), Field(strict=False, json_schema_extra={"hashed": False})
+]
+"""A path in a config, kept as it is written; ``user_path`` makes it one to open."""
 
 
 class PartError(ValueError):

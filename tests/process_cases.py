@@ -14,7 +14,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from lora_cl.cli import app
+from lora_cl.cli.commands import app
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "TERM": "dumb"}
 
@@ -41,7 +41,7 @@ def python(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str
 def command(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
     """`lora-cl ARGUMENTS` in a session of its own; whatever is left of it afterwards is killed."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "lora_cl.cli", *map(str, arguments)],
+        [sys.executable, "-m", "lora_cl", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -13,7 +13,7 @@ import yaml
 from process_cases import ENVIRONMENT, ask
 from typer.testing import CliRunner
 
-from lora_cl import cli
+from lora_cl.cli import commands as cli
 from lora_cl.records.folders import load_records
 
 TINY = """
@@ -85,7 +85,7 @@ def test_schema_and_lists() -> None:
         (["compare", __file__], "is not a directory"),
         (["run", "/nowhere.yaml"], "/nowhere.yaml: cannot be read: No such file"),
         (["validate", "/"], "/: is a directory, not a config file"),
-        (["data", "fetch", "mnits"], "unknown data set 'mnits'"),
+        (["data", "fetch", "mnits"], "nothing here is called 'mnits' (did you mean 'mnist'?)"),
         (["diff", "/nowhere", "/nowhere"], "/nowhere: is not a run folder"),
     ],
 )
@@ -159,13 +159,16 @@ def test_interrupts_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 def test_help_is_quick_and_imports_no_torch() -> None:
-    code = "import sys, lora_cl.cli; assert not {'torch', 'numpy', 'pandas'} & sys.modules.keys()"
+    code = (
+        "import sys, lora_cl.cli.commands; "
+        "assert not {'torch', 'numpy', 'pandas'} & sys.modules.keys()"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, env=ENVIRONMENT)
     took = []
     for _ in range(3):
         start = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-m", "lora_cl.cli", "--help"],
+            [sys.executable, "-m", "lora_cl", "--help"],
             capture_output=True,
             text=True,
             env=ENVIRONMENT,
@@ -179,7 +182,7 @@ def test_help_is_quick_and_imports_no_torch() -> None:
 
 def test_the_output_goes_into_a_closed_pipe(config: Path, tmp_path: Path) -> None:
     ask("run", config, "--results", tmp_path / "r", "--jobs", "0", "-o", "seeds=3")
-    line = f"{sys.executable} -m lora_cl.cli compare {tmp_path / 'r'} --format csv | true"
+    line = f"{sys.executable} -m lora_cl compare {tmp_path / 'r'} --format csv | true"
     done = subprocess.run(
         ["bash", "-c", line], capture_output=True, text=True, env=ENVIRONMENT, timeout=60
     )

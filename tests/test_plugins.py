@@ -112,7 +112,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def lora_cl(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    done = python(place, "-m", "lora_cl.cli", *arguments)
+    done = python(place, "-m", "lora_cl", *arguments)
     assert "Traceback" not in done.stdout + done.stderr
     return done
 
@@ -208,7 +208,7 @@ WRONG = {
 ASK = """
 import json, sys
 from typer.testing import CliRunner
-from lora_cl.cli import app
+from lora_cl.cli.commands import app
 found = {}
 for override in json.loads(sys.argv[1]):
     done = CliRunner().invoke(app, ["validate", "c.yaml", "-o", override])

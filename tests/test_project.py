@@ -128,7 +128,7 @@ def test_the_table_of_the_readme_is_of_its_first_config():
 
 def test_help_imports_no_torch():
     code = (
-        "import sys; from lora_cl.cli import app\n"
+        "import sys; from lora_cl.cli.commands import app\n"
         "try: app(['--help'])\n"
         "except SystemExit: pass\n"
         "assert not {'torch', 'pandas', 'numpy'} & set(sys.modules), 'heavy import'"

@@ -1,6 +1,12 @@
 """The LoRA maths: a bank of named adapters around the frozen layers of a backbone."""
 
-from lora_cl.adapters.adalora import SVDLoRA, adalora_scale, make_adalora, orthogonality_penalty
+from lora_cl.adapters.adalora import (
+    PenaltyForm,
+    SVDLoRA,
+    adalora_scale,
+    make_adalora,
+    orthogonality_penalty,
+)
 from lora_cl.adapters.dora import DoRA, make_dora
 from lora_cl.adapters.inject import (
     activate,
@@ -11,6 +17,7 @@ from lora_cl.adapters.inject import (
     assert_all_adapters_have_gradient,
     load_adapter_state,
     merged,
+    merged_parameter_count,
     remove_adapter,
     set_trainable,
     wrap,
@@ -35,6 +42,7 @@ __all__ = [
     "LoRA",
     "NF4Linear",
     "PeftAdapter",
+    "PenaltyForm",
     "RankAllocator",
     "SVDLoRA",
     "activate",
@@ -55,6 +63,7 @@ __all__ = [
     "mask_to_budget",
     "match_targets",
     "merged",
+    "merged_parameter_count",
     "nf4_dequantize",
     "nf4_quantize",
     "orthogonality_penalty",

@@ -11,7 +11,8 @@ rank: it does not change as triplets are pruned, and a file means the same here 
 from __future__ import annotations
 
 import math
-from typing import cast
+from collections.abc import Iterable
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from lora_cl.adapters.layer import Adapter
 from lora_cl.adapters.lora import add_low_rank, factor_shapes
 from lora_cl.errors import MethodError
+
+PenaltyForm = Literal["norm", "squared"]
 
 
 def adalora_scale(alpha: float, rank: int) -> float:
@@ -100,10 +103,20 @@ def make_adalora(
     return SVDLoRA(Q.to(weight), weight.new_zeros(r, 1), P.to(weight), adalora_scale(alpha, rank))
 
 
-def orthogonality_penalty(P: Tensor, Q: Tensor) -> Tensor:
-    """||P^T P - I||_F^2 + ||Q Q^T - I||_F^2, a scalar (Zhang et al. 2023, equation 4).
-
-    P is (d_out, r), Q is (r, d_in). Without it lambda is no measure of a triplet's size.
-    """
+def orthogonality_errors(P: Tensor, Q: Tensor) -> Tensor:
+    """||P^T P - I||_F and ||Q Q^T - I||_F, shape (2,); P is (d_out, r) and Q is (r, d_in)."""
     identity = torch.eye(Q.shape[0], dtype=Q.dtype, device=Q.device)
-    return (P.T @ P - identity).square().sum() + (Q @ Q.T - identity).square().sum()
+    gaps = torch.stack([P.T @ P - identity, Q @ Q.T - identity])
+    return cast(Tensor, torch.linalg.vector_norm(gaps, dim=(1, 2)))
+
+
+def orthogonality_penalty(factors: Iterable[tuple[Tensor, Tensor]], form: PenaltyForm) -> Tensor:
+    """How far the factors (P, Q) of all layers are from orthogonal, a scalar.
+
+    ``squared``: sum over layers of ||P^T P - I||_F^2 + ||Q Q^T - I||_F^2 (Zhang et al. 2023,
+    equation 4). ``norm``: the mean over all P and Q of ||.||_F, as in the authors' code and PEFT;
+    its gradient is smaller by twice the norm and the number of matrices. Without a penalty lambda
+    is no measure of a triplet's size.
+    """
+    errors = torch.stack([orthogonality_errors(P, Q) for P, Q in factors])
+    return errors.mean() if form == "norm" else errors.square().sum()

@@ -74,7 +74,7 @@ def make_dora(
     rank: int,
     alpha: float,
     generator: torch.Generator,
-    init: Init = "gaussian",
+    init: Init = "kaiming",
     scaling: Scaling = "lora",
 ) -> DoRA:
     """A fresh DoRA adapter for ``base``, equal to no adapter until trained."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lora_cl.adapters.adalora import SVDLoRA
 from lora_cl.adapters.layer import AdaptedLayer, Adapter
-from lora_cl.adapters.nf4 import NF4Linear
+from lora_cl.adapters.nf4 import NF4Linear, parameter_count
 from lora_cl.errors import MethodError
 from lora_cl.text import did_you_mean
 
@@ -167,6 +167,16 @@ def merged(backbone: nn.Module) -> nn.Module:
     plain: dict[int, object] = {id(m): m.merged() for m in adapted_layers(backbone).values()}
     # deepcopy takes what its memo holds for an object instead of copying the object.
     return copy.deepcopy(backbone, plain)
+
+
+def merged_parameter_count(network: nn.Module) -> int:
+    """How many parameters ``network`` has once its adapters are merged into their layers.
+
+    A 4-bit weight cannot take them in and stay in 4 bits: there they count beside it.
+    """
+    dense = [m for m in adapted_layers(network).values() if not isinstance(m.base, NF4Linear)]
+    merged = [adapter for layer in dense for adapter in layer.adapters.values()]
+    return parameter_count(network) - sum(parameter_count(adapter) for adapter in merged)
 
 
 def _layers(backbone: nn.Module) -> dict[str, AdaptedLayer]:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from lora_cl.adapters.layer import Adapter, Factor
 from lora_cl.errors import MethodError
 
-Init = Literal["gaussian", "kaiming"]
+Init = Literal["kaiming", "gaussian"]
 Scaling = Literal["lora", "rslora"]
 
 
@@ -94,22 +94,24 @@ def init_factors(
 ) -> tuple[Tensor, Tensor]:
     """The initial A and B for ``base``, on its device: B = 0, and A from
 
-    - ``gaussian``: N(0, (1/r)^2), PEFT's ``init_lora_weights="gaussian"``;
     - ``kaiming``: U(-b, b) with b = 1 / sqrt(d_in), which is Kaiming-uniform with a = sqrt(5), the
-      default of loralib and PEFT.
+      default of loralib and PEFT: rows of length about 1 / sqrt(3), whatever the rank;
+    - ``gaussian``: N(0, (1/r)^2), PEFT's ``init_lora_weights="gaussian"``: rows of length about
+      sqrt(d_in) / r. A step of B moves the weight by as much as the rows are long, so that here a
+      small rank has a large learning rate.
 
     A is drawn where ``generator`` lives, so every device starts from the same numbers.
     """
     weight = cast(Tensor, base.weight)
     a_shape, b_shape = factor_shapes(base, rank)
     A = torch.empty(a_shape, device=generator.device)
-    if init == "gaussian":
-        A.normal_(0.0, 1.0 / rank, generator=generator)
-    elif init == "kaiming":
+    if init == "kaiming":
         bound = 1.0 / math.sqrt(math.prod(a_shape[1:]))
         A.uniform_(-bound, bound, generator=generator)
+    elif init == "gaussian":
+        A.normal_(0.0, 1.0 / rank, generator=generator)
     else:
-        raise MethodError(f"init: {init!r} is not one of gaussian, kaiming")
+        raise MethodError(f"init: {init!r} is not one of kaiming, gaussian")
     return A.to(weight), weight.new_zeros(b_shape)
 
 
@@ -134,7 +136,7 @@ def make_lora(
     rank: int,
     alpha: float,
     generator: torch.Generator,
-    init: Init = "gaussian",
+    init: Init = "kaiming",
     scaling: Scaling = "lora",
 ) -> LoRA:
     """A fresh LoRA adapter for ``base``, equal to no adapter until trained."""

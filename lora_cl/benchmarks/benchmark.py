@@ -12,10 +12,12 @@ from pydantic import Field
 from torch import Tensor
 
 from lora_cl.data import DATASETS, Dataset, Source
+from lora_cl.data.source import named
 from lora_cl.data.streaming import Inputs, Streamed, subset
 from lora_cl.errors import ConfigError
 from lora_cl.options import OptionsBase, choice
 from lora_cl.seeding import seed_for
+from lora_cl.text import one_line
 
 SCENARIOS = ("task", "domain", "class")
 
@@ -23,6 +25,9 @@ Stream = Literal["auto"] | bool
 
 MAX_BYTES = 2 * 1024**3
 """A data set whose training inputs take more than this as float32 is streamed."""
+
+TOLD = 5
+"""How many classes a message names before it only counts them."""
 
 DatasetChoice: Any = choice(DATASETS)
 
@@ -119,11 +124,47 @@ class Benchmark(ABC):
     def check(self) -> None:
         """Refuses, with a ConfigError, options that do not fit the data or the scenario."""
 
+    def task_data(self, index: int) -> tuple[Dataset, Sequence[int]]:
+        """The data set of task ``index``, and which of its classes: here all of the first one."""
+        data = self.dataset()
+        return data, range(data.classes)
+
+    def dataset_key(self, index: int) -> str:
+        """The key of the config that names the data of task ``index``."""
+        return "benchmark.dataset"
+
+    def check_samples(self) -> None:
+        """Refuses, with a ConfigError, data with which a task cannot be learned or measured.
+
+        The data set must hold samples to train with and to test with of every class of every
+        task: an accuracy over some of a task's classes is not the task's. (The limits on samples
+        may leave out a class, since a random draw of the test set is a fair one.) Looks at labels
+        only, and at none where the benchmark makes its samples itself.
+        """
+        if not self.sources:
+            return
+        there: dict[int, dict[str, set[int]]] = {}
+        for index in range(self.n_tasks):
+            name = one_line(self.task(index).name, limit=60)
+            data, classes = self.task_data(index)
+            if id(data) not in there:
+                found = {"training": data.y_train, "test": data.y_test}
+                there[id(data)] = {part: set(torch.unique(y).tolist()) for part, y in found.items()}
+            for part, labels in there[id(data)].items():
+                missing = [named(data.class_names, k) for k in classes if k not in labels]
+                more = f" and {len(missing) - TOLD} more" if len(missing) > TOLD else ""
+                require(
+                    not missing,
+                    self.dataset_key(index),
+                    f"task {index} ({name}): {data.name} has no {part} samples of "
+                    f"{', '.join(missing[:TOLD])}{more}",
+                )
+
     def dataset(self, index: int = 0) -> Dataset:
         """Data set ``index``, on the device unless it is streamed."""
         if index not in self._on_device:
             data = self._load(self.sources[index])
-            if not streams(data, self.stream):
+            if not self.streams(data):
                 data = replace(
                     data, **{name: getattr(data, name).to(self.device) for name in PARTS}
                 )
@@ -134,7 +175,15 @@ class Benchmark(ABC):
         self, data: Dataset, part: str, change: Change, classes: Sequence[int] | None = None
     ) -> Samples:
         """``samples_of`` on this benchmark's device, streamed or not."""
-        return samples_of(data, part, change, classes, self.device, self.stream)
+        return samples_of(data, part, change, classes, self.device, self.streams(data))
+
+    def input_size(self, data: Dataset) -> int:
+        """How many numbers an input made from ``data`` is."""
+        return data.x_train.shape[1:].numel()
+
+    def streams(self, data: Dataset) -> bool:
+        """Whether inputs are made batch by batch: as told, or where they are many."""
+        return streams(data, self.stream, self.input_size(data))
 
     def n_classes(self, index: int = 0) -> int:
         """The number of classes of data set ``index``, without loading it where that is known."""
@@ -197,9 +246,11 @@ def of_classes(y: Tensor, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
     return rows, local[rows]
 
 
-def streams(data: Dataset, stream: Stream) -> bool:
-    """Whether the inputs of a data set are made batch by batch: as told, or where they are many."""
-    return data.x_train.numel() * 4 > MAX_BYTES if stream == "auto" else stream
+def streams(data: Dataset, stream: Stream, input_size: int) -> bool:
+    """Whether a data set's inputs, of ``input_size`` numbers, are made batch by batch."""
+    if stream != "auto":
+        return stream
+    return len(data.x_train) * max(input_size, data.x_train.shape[1:].numel()) * 4 > MAX_BYTES
 
 
 def samples_of(
@@ -218,7 +269,7 @@ def samples_of(
     rows = None
     if classes is not None:
         rows, y = of_classes(y, classes)
-    if not streams(data, stream):
+    if not streams(data, stream, x.shape[1:].numel()):
         x = x.to(device)
         return Samples(change(x if rows is None else x.index_select(0, rows)), y)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Several
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -16,7 +17,7 @@ from lora_cl.benchmarks.benchmark import (
     Task,
     require,
 )
-from lora_cl.data import pixels
+from lora_cl.data import Dataset, pixels
 
 
 class SequenceOptions(BenchmarkOptions):
@@ -58,6 +59,16 @@ class Sequence(Benchmark):
     def task_classes(self, index: int) -> int:
         return self.n_classes(index)
 
+    def input_size(self, data: Dataset) -> int:
+        return self.input_shape.numel()
+
+    def task_data(self, index: int) -> tuple[Dataset, Several[int]]:
+        data = self.dataset(index)
+        return data, range(data.classes)
+
+    def dataset_key(self, index: int) -> str:
+        return f"benchmark.datasets.{index}"
+
     def check(self) -> None:
         counts = [self.n_classes(index) for index in range(self.n_tasks)]
         require(
@@ -71,7 +82,7 @@ class Sequence(Benchmark):
         data = self.dataset(index)
         require(
             data.x_train.ndim == 4,
-            "benchmark.datasets",
+            self.dataset_key(index),
             f"a sequence needs images, {data.name} has shape {tuple(data.x_train.shape[1:])}",
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,7 +16,9 @@ from lora_cl.benchmarks.benchmark import (
     permutation,
     require,
 )
-from lora_cl.data import pixels
+from lora_cl.data import Dataset, pixels
+from lora_cl.data.source import numbered
+from lora_cl.errors import ConfigError
 from lora_cl.seeding import seed_for
 
 
@@ -58,11 +61,11 @@ class Split(Benchmark):
                 "benchmark.class_order",
                 f"{order} names a class twice",
             )
-            require(
-                max(order, default=0) < classes,
-                "benchmark.class_order",
-                f"{order} names a class that is not in 0..{classes - 1}",
-            )
+            if max(order, default=0) >= classes:
+                raise ConfigError(
+                    f"{order} names a class that is not in {numbered(self.dataset().class_names)}",
+                    "benchmark.class_order",
+                )
             classes = len(order)
         tasks = self.n_tasks
         require(
@@ -84,10 +87,12 @@ class Split(Benchmark):
     def first_class(self, index: int) -> int:
         return index * self.task_classes(index)
 
-    def task(self, index: int) -> Task:
+    def task_data(self, index: int) -> tuple[Dataset, Sequence[int]]:
         share = self.task_classes(index)
-        classes = self.class_order[index * share : (index + 1) * share]
-        data = self.dataset()
+        return self.dataset(), self.class_order[index * share : (index + 1) * share]
+
+    def task(self, index: int) -> Task:
+        data, classes = self.task_data(index)
         names = ", ".join(data.class_names[number] for number in classes)
         return self.make_task(
             index,

@@ -17,17 +17,28 @@ Path = Sequence[str | int]
 
 Lines = Mapping[tuple[str | int, ...], int]
 
+Words = dict[tuple[str | int, ...], tuple[str, str]]
+"""By path: a plain word of the file that YAML does not read as text, and what as."""
+
 MAX_PROBLEMS = 20
+
+# Kinds of problems where text may have been meant.
+TEXT_WANTED = ("string_type", "literal_error", "path_type", "model_attributes_type")
 
 
 def messages(
-    errors: Sequence[Any], value: Any, lines: Lines, source: str, overridden: Sequence[Path]
+    errors: Sequence[Any],
+    value: Any,
+    lines: Lines,
+    source: str,
+    overridden: Sequence[Path],
+    words: Words,
 ) -> str:
     """A line for each problem: file, line, key, value, what is allowed, the nearest match."""
     found: dict[str, list[str]] = {}
     errors = list(_flat(errors))
     for error in errors[:MAX_PROBLEMS]:
-        where, given, text = _message(error, value, lines, source, overridden)
+        where, given, text = _message(error, value, lines, source, overridden, words)
         texts = found.setdefault(f"{where}: {given}", [])
         if text not in texts:
             texts.append(text)
@@ -55,7 +66,12 @@ def _or(text: str) -> str:
 
 
 def _message(
-    error: Any, value: Any, lines: Lines, source: str, overridden: Sequence[Path]
+    error: Any,
+    value: Any,
+    lines: Lines,
+    source: str,
+    overridden: Sequence[Path],
+    words: Words,
 ) -> tuple[str, str, str]:
     """Where a problem is, the value there if one is to blame, and what is wrong with it."""
     kind, context = error["type"], error.get("ctx", {})
@@ -64,6 +80,7 @@ def _message(
         loc = ("method", *loc[2:])  # the short form, which has no label
     path = _real_path(loc, value, kind)
     given, text = "", ""
+    allowed: list[str] = []
     if kind == "extra_forbidden":
         allowed = _allowed_keys(*error.get("within", (Config, error["loc"])))
         text = f"unknown key{did_you_mean(str(path[-1]), allowed)}{_list(allowed)}"
@@ -71,7 +88,8 @@ def _message(
         text = "is missing"
     elif kind == "union_tag_invalid":
         allowed = sorted(re.findall(r"'([^']*)'", context["expected_tags"]))
-        tag = str(context["tag"])
+        tag_path = (*path, context["discriminator"].strip("'"))
+        tag = words.get(tag_path, (str(context["tag"]),))[0]
         text = f"nothing here is called {short(tag)}{did_you_mean(tag, allowed)}{_list(allowed)}"
     elif kind == "union_tag_not_found":
         text = f"{short(error['input'])} does not say which one: give a name, or a mapping with one"
@@ -91,6 +109,11 @@ def _message(
             text = f"{did_you_mean(str(error['input']), allowed)}{_list(allowed)}"
         else:
             text = f": {_plain_words(error['msg'])}"
+    if kind in TEXT_WANTED and words.get(path, ("", ""))[0]:
+        word, read = words[path]
+        given = given.replace(short(error["input"]), one_line(word, limit=40), 1)
+        if kind != "literal_error" or word in allowed:
+            text += f"; {in_quotes(word, read)}"
     key = short_key(path)
     touched = any(path and _begins(path, other) for other in overridden)
     if touched:
@@ -98,6 +121,14 @@ def _message(
     line = line_of(path, lines)
     where = f"{source}:{line}" if line else source
     return f"{where}: {key}" if key else where, given, text
+
+
+def in_quotes(word: str, read: str) -> str:
+    """What to do about a plain ``word`` that YAML reads as something else than text."""
+    if not word:
+        return "is empty"
+    word = one_line(word, limit=64)
+    return f"YAML reads {word} as {read}; put it in quotes: '{word}'"
 
 
 def _begins(one: Path, other: Path) -> bool:
@@ -114,6 +145,7 @@ def _plain_words(text: str) -> str:
     """What pydantic says, without words that only programmers know."""
     text = re.sub(r"valid dictionary or object.*", "name, or a mapping of keys", text)
     text = re.sub(r"valid dictionary( or instance.*)?", "mapping of keys", text)
+    text = re.sub(r"is not a valid path for .*", "should be a path", text)
     text = re.sub(r"^(List|Dictionary) (should .*?) after validation, not \d+$", r"it \2", text)
     return re.sub("^Input should", "it should", text[0] + text[1:])
 

@@ -11,7 +11,7 @@ from lora_cl.benchmarks import BenchmarkChoice, DatasetChoice
 from lora_cl.benchmarks.benchmark import Stream
 from lora_cl.methods import MethodChoice
 from lora_cl.models import BackboneChoice
-from lora_cl.options import OptionsBase
+from lora_cl.options import OptionsBase, PathOption
 from lora_cl.text import one_line
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$"
@@ -41,12 +41,18 @@ class PretrainOptions(OptionsBase):
     classes: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2)] | None = None
     epochs: int = Field(default=1, ge=1)
 
+    @model_validator(mode="after")
+    def _distinct(self) -> PretrainOptions:
+        if self.classes is not None and len(set(self.classes)) < len(self.classes):
+            raise AtKeyError("classes", f"{short(self.classes)} names a class twice")
+        return self
+
 
 class BaseOptions(OptionsBase):
     """Where every method of a seed starts: random weights, a pretrained backbone, or a file."""
 
     pretrain: PretrainOptions | None = None
-    weights: str | None = Field(default=None, json_schema_extra={"hashed": False})
+    weights: PathOption | None = Field(default=None, json_schema_extra={"hashed": False})
 
     @model_validator(mode="after")
     def _one_of(self) -> BaseOptions:

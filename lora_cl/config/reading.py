@@ -9,11 +9,12 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from lora_cl.config.messages import messages, short_key
+from lora_cl.config.messages import Words, in_quotes, messages, short_key
 from lora_cl.config.model import Config, short
 from lora_cl.config.runs import Experiment
-from lora_cl.config.syntax import MAX_DEPTH, Loader
+from lora_cl.config.syntax import MAX_DEPTH, Loader, read_as
 from lora_cl.errors import ConfigError
+from lora_cl.files import open_now
 from lora_cl.text import did_you_mean, one_line
 
 MAX_BYTES = 65_536
@@ -29,7 +30,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     try:
         if path.is_dir():
             raise ConfigError(f"{path}: is a directory, not a config file")
-        with path.open("rb") as file:
+        with open_now(path) as file:
             text = file.read(MAX_BYTES + 1).decode("utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}{_near_file(path)}") from None
@@ -43,45 +44,58 @@ def parse_config(text: str, source: str, overrides: Sequence[str] = ()) -> Exper
     if len(text) > MAX_BYTES:
         raise ConfigError(f"{source}: is larger than a config can be ({MAX_BYTES:,} bytes)")
     lines: dict[tuple[str | int, ...], int] = {}
-    value = _read_yaml(text, source, lines)
+    words: Words = {}
+    value = _read_yaml(text, source, lines, words)
     if value is None:
         raise ConfigError(f"{source}: is empty; a config needs name, benchmark and methods")
     if not isinstance(value, dict):
         raise ConfigError(f"{source}:1: a config is a mapping of keys, not {_kind(value)}")
-    overridden = [_override(value, text, source) for text in overrides]
+    overridden = [_override(value, text, source, words) for text in overrides]
     try:
         config = Config.model_validate(value)
     except ValidationError as error:
-        raise ConfigError(messages(error.errors(), value, lines, source, overridden)) from None
+        found = messages(error.errors(), value, lines, source, overridden, words)
+        raise ConfigError(found) from None
     return Experiment(config, source, lines)
 
 
-def _read_yaml(text: str, source: str, lines: dict[tuple[str | int, ...], int]) -> Any:
+def _read_yaml(
+    text: str, source: str, lines: dict[tuple[str | int, ...], int], words: Words
+) -> Any:
     try:
         loader = Loader(text)
         try:
             node = loader.get_single_node()
             if node is None:
                 return None
-            _walk(node, (), lines, source)
+            _walk(node, (), lines, words, source)
             return loader.construct_document(node)
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark and not source.startswith("-o ") else ""
-        raise ConfigError(f"{source}{line}: not valid YAML: {one_line(error.problem)}") from None
+        where = _at(source, mark.line + 1) if mark else source
+        raise ConfigError(f"{where}: not valid YAML: {one_line(error.problem)}") from None
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise ConfigError(f"{source}: not valid YAML: {one_line(error)}") from None
+
+
+def _at(source: str, line: int) -> str:
+    """A line of the source, where it has lines."""
+    return source if source.startswith("-o ") else f"{source}:{line}"
 
 
 def _walk(
     root: yaml.Node,
     path: tuple[str | int, ...],
     lines: dict[tuple[str | int, ...], int],
+    words: Words,
     source: str,
 ) -> None:
-    """Notes the line of every key; refuses duplicate keys, endless and exploding aliases."""
+    """Notes the line of every key, and what a plain word that is no text was read as.
+
+    Refuses keys that are no text or are given twice, endless and exploding aliases.
+    """
     waiting: list[tuple[yaml.Node, tuple[str | int, ...]]] = [(root, path)]
     count = 0
     while waiting:
@@ -91,6 +105,8 @@ def _walk(
             raise ConfigError(f"{source}: is too large, too deeply nested or endless for a config")
         line = node.start_mark.line + 1
         lines.setdefault(path, line)
+        if isinstance(node, yaml.ScalarNode) and (read := read_as(node)):
+            words[path] = (node.value, read)
         if isinstance(node, yaml.SequenceNode):
             waiting += [(item, (*path, index)) for index, item in enumerate(node.value)]
         elif isinstance(node, yaml.MappingNode):
@@ -98,25 +114,29 @@ def _walk(
             for key, item in node.value:
                 line = key.start_mark.line + 1
                 if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":merge"):
-                    raise ConfigError(f"{source}:{line}: a key should be a plain word")
+                    raise ConfigError(f"{_at(source, line)}: a key should be a plain word")
+                where = f"{_at(source, line)}: {short_key((*path, key.value))}"
+                if read := read_as(key):
+                    raise ConfigError(f"{where}: {in_quotes(key.value, read)}")
                 if key.value in seen:
-                    where = short_key((*path, key.value))
                     raise ConfigError(
-                        f"{source}:{line}: {where}: the key is given twice "
-                        f"(first in line {seen[key.value]})"
+                        f"{where}: the key is given twice (first in line {seen[key.value]})"
                     )
                 seen[key.value] = line
                 lines[(*path, key.value)] = line
                 waiting.append((item, (*path, key.value)))
 
 
-def _override(config: dict[Any, Any], text: str, source: str) -> tuple[str, ...]:
-    """Sets ``KEY=VALUE`` in ``config`` and returns the key's path."""
+def _override(
+    config: dict[Any, Any], text: str, source: str, words: Words
+) -> tuple[str | int, ...]:
+    """Sets ``KEY=VALUE`` in ``config`` and ``words``, and returns the key's path."""
     key, equals, raw = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"-o {one_line(text)}: should be KEY=VALUE, such as train.lr=0.01")
     name = f"-o {one_line(text)}"
-    value = _read_yaml(raw, name, {})
+    own: Words = {}
+    value = _read_yaml(raw, name, {}, own)
     path: list[str] = []
     target, rest = config, key
     while True:
@@ -126,6 +146,7 @@ def _override(config: dict[Any, Any], text: str, source: str) -> tuple[str, ...]
         if rest == word or rest in target:
             path[-1] = rest
             target[rest] = value
+            words |= {(*path, *inner): word for inner, word in own.items()}
             return tuple(path)
         rest = rest[len(word) + 1 :]
         inner = target.get(word)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from platformdirs import user_cache_dir
@@ -13,14 +14,14 @@ from lora_cl.data.digits import Digits
 from lora_cl.data.folder import Folder
 from lora_cl.data.mnist import EmnistLetters, FashionMnist, KMnist, Mnist
 from lora_cl.data.npz import Npz
-from lora_cl.data.source import Dataset, Source, pixels
+from lora_cl.data.source import Dataset, Source, as_bytes, pixels
 from lora_cl.data.svhn import Svhn
 from lora_cl.data.synthetic import Synthetic
 from lora_cl.errors import ConfigError
-from lora_cl.options import OptionsBase
+from lora_cl.options import OptionsBase, user_path
 from lora_cl.plugins import Parts
 
-__all__ = ["DATASETS", "Dataset", "Source", "data_root", "make_source", "pixels"]
+__all__ = ["DATASETS", "Dataset", "Source", "as_bytes", "data_root", "make_source", "pixels"]
 
 DATASETS: Parts[type[Source]] = Parts(
     "data set",
@@ -61,8 +62,19 @@ def make_source(name: str, options: OptionsBase | None = None) -> Source:
 
 def data_root(override: Path | None = None) -> Path:
     """The folder of the data sets: ``override`` (--data-dir), else the environment variable
-    LORA_CL_DATA, else ``lora-cl`` in the platform's user cache directory. It need not exist yet."""
-    chosen = (
-        override or os.environ.get("LORA_CL_DATA") or user_cache_dir("lora-cl", appauthor=False)
-    )
-    return Path(chosen).expanduser()
+    LORA_CL_DATA, else ``lora-cl`` in the platform's user cache directory, or, without a home, a
+    folder among the temporary ones. It need not exist yet.
+
+    Raises ConfigError if no folder can be called so.
+    """
+    told = {"--data-dir": override, "LORA_CL_DATA": os.environ.get("LORA_CL_DATA")}
+    for name, path in told.items():
+        try:
+            if path:
+                return user_path(path)
+        except ValueError as error:
+            raise ConfigError(f"{name}: {error}") from None
+    try:
+        return user_path(user_cache_dir("lora-cl", appauthor=False))
+    except (RuntimeError, ValueError):  # A user without a home, as in some containers.
+        return Path(tempfile.gettempdir()) / f"lora-cl-{getattr(os, 'getuid', str)()}"

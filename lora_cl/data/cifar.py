@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lora_cl.data.fetched import Contents, FetchedSource, File
+from lora_cl.data.fetched import Contents, FetchedSource, kept
 from lora_cl.data.links import Archive
 from lora_cl.errors import DataError
 
 PIXELS = 3 * 32 * 32
+
+CIFAR10_FILES = (*(f"data_batch_{batch}.bin" for batch in range(1, 6)), "test_batch.bin")
 
 CIFAR10_NAMES = "airplane automobile bird cat deer dog frog horse ship truck"
 CIFAR100_NAMES = """
@@ -36,9 +38,12 @@ class CifarSource(FetchedSource):
     green and blue, each by rows.
     """
 
+    folder = "."
+    shape = (3, 32, 32)
     label_bytes: ClassVar[int]
     train_files: ClassVar[tuple[str, ...]]
     test_files: ClassVar[tuple[str, ...]]
+    unpacked_folder: ClassVar[str]
     python_folder: ClassVar[str]  # where torchvision unpacks the pickles
 
     def mirrors(self) -> Sequence[str]:
@@ -47,12 +52,15 @@ class CifarSource(FetchedSource):
         return [CIFAR10.url.rsplit("/", 1)[0] + "/"]
 
     def unusable(self, root: Path) -> str:
-        if not (root / self.python_folder).is_dir() or self.where(root) is not None:
+        why = {
+            self.python_folder: "holds pickles, which are never loaded",
+            self.unpacked_folder: "its files have no published checksum",
+        }
+        there = [name for name in why if (root / name).is_dir()]
+        if not there or self.where(root) is not None:
             return ""
-        return (
-            f" ({self.python_folder} is there, but holds pickles, which are never loaded; "
-            f"the binary version, {self.archives[0].name}, is needed)"
-        )
+        told = f"{there[0]} is there, but {why[there[0]]}"
+        return f" ({told}; the binary version, {self.archives[0].name}, is needed)"
 
     def parse(self, contents: Contents, folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return *self._read(contents, folder, self.train_files), *self._read(
@@ -80,20 +88,21 @@ class Cifar10(CifarSource):
 
     name = "cifar10"
     summary = "photographs of objects, 32x32 colour, 10 classes, 50 000 + 10 000"
-    folder = "cifar-10-batches-bin"
+    unpacked_folder = "cifar-10-batches-bin"
     python_folder = "cifar-10-batches-py"
     label_bytes = 1
-    train_files = tuple(f"data_batch_{batch}.bin" for batch in range(1, 6))
-    test_files = ("test_batch.bin",)
+    train_files = CIFAR10_FILES[:-1]
+    test_files = CIFAR10_FILES[-1:]
     class_names = tuple(CIFAR10_NAMES.split())
-    files = tuple(File(name, 10000 * (1 + PIXELS)) for name in (*train_files, *test_files))
     archives = (
         Archive(
             "cifar-10-binary.tar.gz",
             "c32a1d4ab5d03f1284b67883e8d87530",
-            {f"cifar-10-batches-bin/{file.name}": file.name for file in files},
+            {f"cifar-10-batches-bin/{name}": name for name in CIFAR10_FILES},
+            kept=True,
         ),
     )
+    files = kept(archives)
 
 
 class Cifar100(CifarSource):
@@ -101,17 +110,18 @@ class Cifar100(CifarSource):
 
     name = "cifar100"
     summary = "photographs of objects, 32x32 colour, 100 classes, 50 000 + 10 000"
-    folder = "cifar-100-binary"
+    unpacked_folder = "cifar-100-binary"
     python_folder = "cifar-100-python"
     label_bytes = 2
     train_files = ("train.bin",)
     test_files = ("test.bin",)
     class_names = tuple(CIFAR100_NAMES.split())
-    files = (File("train.bin", 50000 * (2 + PIXELS)), File("test.bin", 10000 * (2 + PIXELS)))
     archives = (
         Archive(
             "cifar-100-binary.tar.gz",
             "03b5dce01913d631647c71ecec9e9cb8",
-            {f"cifar-100-binary/{file.name}": file.name for file in files},
+            {f"cifar-100-binary/{name}": name for name in ("train.bin", "test.bin")},
+            kept=True,
         ),
     )
+    files = kept(archives)

@@ -1,36 +1,46 @@
-"""Data sets that are fetched once into a cache, file by file verified, and read from there."""
+"""Data sets that are fetched once into a cache, and read from there; verified every time.
+
+What a file must be is known beforehand: its md5 is that of the published archive, or of what is
+inside it where that is published too. Nothing that was noted at a fetch is a proof.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lora_cl.data.archives import unpacked
 from lora_cl.data.links import Archive, Link, by_hand, file_md5, torchvision_download
-from lora_cl.data.source import Dataset, Source, say_nothing
+from lora_cl.data.scratch import remove_leftovers, scratch_folder
+from lora_cl.data.source import Dataset, Source, say_nothing, shapes_only
 from lora_cl.errors import DataError
 
 Contents = Mapping[str, NDArray[np.uint8]]
-SUMS = "MD5SUMS"
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of the cache. None where nobody published the size or md5 of the unpacked file: then
-    the published archive is verified, and what came out of it is noted in ``MD5SUMS``."""
+    """A file of the cache, its published md5, and its size where that is known too."""
 
     name: str
+    md5: str
     size: int | None = None
-    md5: str | None = None
+
+
+def kept(archives: Sequence[Archive]) -> tuple[File, ...]:
+    """The files of a cache that holds the archives themselves."""
+    return tuple(File(archive.name, archive.md5) for archive in archives)
 
 
 class FetchedSource(Source):
@@ -44,6 +54,8 @@ class FetchedSource(Source):
     files: ClassVar[tuple[File, ...]]
     archives: ClassVar[tuple[Archive, ...]]
     class_names: ClassVar[tuple[str, ...]]
+    shape: ClassVar[tuple[int, int, int]]
+    """(C, H, W) of every image."""
 
     @abstractmethod
     def mirrors(self) -> Sequence[str]:
@@ -51,7 +63,8 @@ class FetchedSource(Source):
 
     @abstractmethod
     def parse(self, contents: Contents, folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x_train, y_train, x_test, y_test from the bytes of each file; DataError names a file."""
+        """x_train, y_train, x_test, y_test from the bytes of each file, those of an archive that is
+        kept unpacked; DataError names a file."""
 
     def packages(self) -> tuple[Link, ...]:
         """Package mirrors, tried after torchvision's download; their files need a known md5."""
@@ -59,6 +72,10 @@ class FetchedSource(Source):
 
     def unusable(self, root: Path) -> str:
         """What else lies under ``root`` and why it does not serve; empty if nothing."""
+        inside = {name for archive in self.archives for name in archive.members.values()}
+        unpacked = sorted(inside - {file.name for file in self.files})
+        if any((root / self.folder / name).is_file() for name in unpacked):
+            return " (what lies there unpacked has no published checksum; the archives have)"
         return ""
 
     @property
@@ -69,8 +86,22 @@ class FetchedSource(Source):
         folder = root / self.folder
         return folder if not any(_wrong(folder / f.name, f.size) for f in self.files) else None
 
+    def outline(self, root: Path) -> tuple[Dataset, str]:
+        """Where no sound copy is here: the published shape and classes, with samples of each."""
+        state = "is not here yet"
+        if self.where(root) is not None:
+            try:
+                return self.load(root), ""
+            except DataError:
+                state = "is damaged here (a run fetches it anew)"
+        y = torch.arange(self.classes)
+        known = shapes_only(self.name, self.shape, y, y, self.class_names)
+        return known, f"{self.name} {state}: checked without it"
+
     def fetch(self, root: Path, say: Callable[[str], None] = say_nothing) -> Path:
         folder = root / self.folder
+        with suppress(OSError):
+            remove_leftovers(root)
         reason = self._cached(root)
         if not reason:
             say(f"{self.name}: verified in {folder}")
@@ -85,16 +116,18 @@ class FetchedSource(Source):
             folder.mkdir(parents=True, exist_ok=True)
             for link in links:
                 say(f"{self.name}: trying {link.name}")
-                # Under root, so that a rename into place never crosses file systems.
-                with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as scratch:
+                with scratch_folder(root) as scratch:
                     try:
-                        found = link.get(Path(scratch))
-                        sums = {file.name: _accept(file, found[file.name]) for file in self.files}
+                        found = link.get(scratch)
+                        for file in self.files:
+                            _accept(file, found[file.name])
                     except (DataError, OSError) as error:
                         tried.append(f"{link.name}: {error}".replace(f"{scratch}{os.sep}", ""))
                         say(f"{self.name}: {tried[-1]}")
                         continue
-                    self._install(found, sums, folder)
+                    # Two processes may do this at once: each puts the same bytes in place.
+                    for file in self.files:
+                        _into_place(found[file.name], folder / file.name)
                 say(f"{self.name}: fetched from {link.name} to {folder}, verified")
                 return folder
         except OSError as error:
@@ -126,79 +159,60 @@ class FetchedSource(Source):
             f"that holds {held}"
         )
 
-    def _install(self, found: Mapping[str, Path], sums: Mapping[str, str], folder: Path) -> None:
-        # Two processes may do this at once: each puts the same bytes in place by a rename.
-        for file in self.files:
-            _into_place(found[file.name], folder / file.name)
-        noted = {file.name: sums[file.name] for file in self.files if file.md5 is None}
-        if noted:
-            lines = found[self.files[0].name].parent / SUMS
-            lines.write_text("".join(f"{md5}  {name}\n" for name, md5 in noted.items()))
-            _into_place(lines, folder / SUMS)
-
     def _load(self, root: Path) -> Dataset:
         folder = root / self.folder
         if not all((folder / file.name).is_file() for file in self.files):
             self.fetch(root)
-        contents, sums = self._contents(folder)
-        parts = self.parse(contents, folder)
+        parts = self.parse(self._contents(folder), folder)
+        for x in (parts[0], parts[2]):
+            if x.shape[1:] != self.shape:
+                found = tuple(x.shape[1:])
+                raise DataError(f"{folder}: holds images of {found}, {self.name} has {self.shape}")
+        sums = {file.name: file.md5 for file in self.files}
         listing = "".join(f"{md5}  {name}\n" for name, md5 in sorted(sums.items()))
         checksum = f"sha256:{hashlib.sha256(listing.encode()).hexdigest()}"
         return Dataset(self.name, *parts, self.classes, self.class_names, checksum)
 
-    def _contents(self, folder: Path) -> tuple[dict[str, NDArray[np.uint8]], dict[str, str]]:
-        """The bytes of each file and its md5, read once; DataError if one is damaged."""
-        noted = _noted_sums(folder / SUMS)
+    def _contents(self, folder: Path) -> dict[str, NDArray[np.uint8]]:
+        """The bytes of each file, read once and verified; DataError if one is damaged."""
+        archives = {archive.name: archive for archive in self.archives if archive.kept}
         contents: dict[str, NDArray[np.uint8]] = {}
-        sums: dict[str, str] = {}
         for file in self.files:
             path = folder / file.name
             again = f"`lora-cl data fetch {self.name}` fetches it anew"
             if problem := _wrong(path, file.size):
                 raise DataError(f"{path}: {problem}; {again}")
-            try:
-                contents[file.name] = np.fromfile(path, dtype=np.uint8)
-            except OSError as error:
-                raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-            sums[file.name] = hashlib.md5(
-                contents[file.name].data, usedforsecurity=False
-            ).hexdigest()
-            expected = file.md5 or noted.get(file.name, sums[file.name])
-            if sums[file.name] != expected:
-                raise DataError(f"{path}: has md5 {sums[file.name]}, expected {expected}; {again}")
-        return contents, sums
+            archive = archives.get(file.name)
+            content = path.read_bytes() if archive else np.fromfile(path, dtype=np.uint8).data
+            md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+            if md5 != file.md5:
+                raise DataError(f"{path}: has md5 {md5}, expected {file.md5}; {again}")
+            if archive and isinstance(content, bytes):
+                contents |= unpacked(archive.name, content, archive.members)
+            else:
+                contents[file.name] = np.asarray(content)
+        return contents
 
 
 def _wrong(path: Path, size: int | None) -> str:
-    if not path.is_file():
-        return "no such file"
-    length = path.stat().st_size
+    try:
+        if not path.is_file():
+            return "no such file"
+        length = path.stat().st_size
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
     if size is not None and length != size:
         return f"{'is truncated' if length < size else 'is too long'}: {length} of {size} bytes"
     return "is empty" if length == 0 else ""
 
 
-def _accept(file: File, path: Path) -> str:
-    """The md5 of a file that a link brought; DataError if it is not what it should be."""
+def _accept(file: File, path: Path) -> None:
+    """Raises DataError if a file that a link brought is not what it should be."""
     if problem := _wrong(path, file.size):
         raise DataError(f"{file.name} {problem}")
     md5 = file_md5(path)
-    if file.md5 not in (None, md5):
+    if md5 != file.md5:
         raise DataError(f"{file.name} has md5 {md5}, expected {file.md5}")
-    return md5
-
-
-def _noted_sums(path: Path) -> dict[str, str]:
-    try:
-        lines = path.read_text().splitlines()
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    pairs = [line.split() for line in lines if line.strip()]
-    if any(len(pair) != 2 for pair in pairs):
-        raise DataError(f"{path}: each line is an md5 and a file name; delete it if it is damaged")
-    return {name: md5 for md5, name in pairs}
 
 
 def _into_place(source: Path, target: Path) -> None:

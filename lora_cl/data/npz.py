@@ -4,37 +4,39 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Hashable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 
+from lora_cl.data.memory import require_memory
 from lora_cl.data.source import Dataset, Source, pixels, tensor_checksum
 from lora_cl.data.split import stratified_split
 from lora_cl.errors import DataError
-from lora_cl.options import OptionsBase
+from lora_cl.options import OptionsBase, PathOption, user_path
 from lora_cl.text import did_you_mean
 
 Array = NDArray[Any]
+CHANNELS = (1, 3, 4)
 ARRAYS = ("x", "y", "x_test", "y_test")
 
 
 class NpzOptions(OptionsBase):
     """``path`` of the archive; a relative one starts at the current directory."""
 
-    path: Path = Field(strict=False, json_schema_extra={"hashed": False})
+    path: PathOption
 
 
 class Npz(Source):
     """Arrays ``x``, ``y`` and, both or neither, ``x_test``, ``y_test``; what ``np.savez`` writes.
 
-    x: (N, F), (N, H, W) or (N, C, H, W); uint8, or finite floats, which become float32. An (N, F)
-    array of uint8 is scaled to [0, 1]. y: (N,) integers, renumbered 0..C-1 in ascending order; the
-    labels as they stood are the class names. Without a test set, a fifth of each class becomes one
-    (``stratified_split``).
+    x: (N, F), (N, H, W) or (N, C, H, W), and not (N, H, W, C), which is refused; uint8, or finite
+    floats, which become float32. An (N, F) array of uint8 is scaled to [0, 1]. y: (N,) integers,
+    renumbered 0..C-1 in ascending order; the labels as they stood are the class names. Without a
+    test set, a fifth of each class becomes one (``stratified_split``).
     """
 
     name = "npz"
@@ -50,10 +52,12 @@ class Npz(Source):
 
     @property
     def path(self) -> Path:
-        return self.options.path.expanduser()
+        return user_path(self.options.path)
 
     def where(self, root: Path) -> Path | None:
-        return self.path if self.path.is_file() else None
+        with suppress(OSError):
+            return self.path if self.path.is_file() else None
+        return None
 
     def _stamp(self) -> Hashable:
         try:
@@ -71,6 +75,7 @@ class Npz(Source):
         codes = codes.astype(np.int64)
         if len(values) < 2:
             raise DataError(f"{path}: y holds the one label {values[0]}; at least 2 are needed")
+        names = tuple(str(value) for value in values)
         if "x_test" in arrays:
             x_test = _features(path, "x_test", arrays["x_test"])
             y_test = _labels(path, "y_test", arrays["y_test"])
@@ -85,12 +90,11 @@ class Npz(Source):
                 raise DataError(f"{path}: y_test holds the label {unknown[0]}, which y does not")
             parts = (x, codes, x_test, np.searchsorted(values, y_test).astype(np.int64))
         else:
-            train, test = stratified_split(codes, f"{path}: y")
+            train, test = stratified_split(codes, f"{path}: y", names)
             parts = (x[train], codes[train], x[test], codes[test])
         tensors = [torch.from_numpy(part) for part in parts]
         if x.ndim == 2:
             tensors[0], tensors[2] = pixels(tensors[0]), pixels(tensors[2])
-        names = tuple(str(value) for value in values)
         x_train, y_train, x_held, y_held = tensors
         checksum = tensor_checksum(*tensors)
         return Dataset(self.name, x_train, y_train, x_held, y_held, len(names), names, checksum)
@@ -101,6 +105,8 @@ def _read(path: Path) -> dict[str, Array]:
         raise DataError(f"{path}: is a directory; a .npz file is needed")
     if not path.exists():
         raise DataError(f"{path}: no such file")
+    if not path.is_file():
+        raise DataError(f"{path}: is no regular file")
     arrays: dict[str, Array] = {}
     name = ""
     try:
@@ -110,6 +116,8 @@ def _read(path: Path) -> dict[str, Array]:
             )
         # Opened here: numpy leaves a file open that it stumbles over.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            unpacked = sum(member.file_size for member in archive.zip.infolist())
+            require_memory(unpacked, f"{path}: unpacked, it")
             for name in archive.files:
                 if name not in ARRAYS:
                     hint = did_you_mean(name, ARRAYS, cutoff=0.6)
@@ -141,6 +149,11 @@ def _features(path: Path, name: str, array: Array) -> Array:
         )
     if 0 in array.shape:
         raise DataError(f"{path}: {name} has shape {array.shape} and so holds nothing")
+    if array.ndim == 4 and array.shape[3] in CHANNELS and array.shape[1] not in CHANNELS:
+        raise DataError(
+            f"{path}: {name} has shape {array.shape}, which looks like (N, H, W, C); allowed is "
+            f"(N, C, H, W): save {name}.transpose(0, 3, 1, 2)"
+        )
     if array.dtype.kind != "f" and array.dtype != np.uint8:
         raise DataError(f"{path}: {name} has type {array.dtype}; allowed are uint8 and floats")
     if array.dtype.kind == "f":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lora_cl.data.scratch import scratch_folder
 from lora_cl.errors import DataError
 
 IN_MEMORY = 1024**3
@@ -20,56 +22,83 @@ IN_MEMORY = 1024**3
 
 AT_ONCE = 1024
 
+DIGEST = hashlib.sha256().digest_size
+
 Image = NDArray[np.uint8]
 
 
 def stack(
     files: Sequence[Path], shape: tuple[int, ...], read: Callable[[Path], Image], place: Path
-) -> Image:
-    """The images of ``files`` (N, *shape) uint8; ``read`` decodes one, in any thread.
+) -> tuple[Image, bytes]:
+    """The images of ``files`` (N, *shape) uint8, and the sha256 of their bytes.
 
-    More than IN_MEMORY bytes go to a file at ``place``, whose name is this stack's alone and gets
-    a suffix that changes when ``files`` do. If that file is there already, nothing is decoded; if
+    ``read`` decodes one image, in any thread. More than IN_MEMORY bytes go to a file at ``place``,
+    whose name is this stack's alone and gets a suffix that changes when ``files`` do: the images'
+    bytes, then their sha256. If that file is there already and whole, nothing is decoded; if
     another is, it is removed. The stack may be written to, the file is not.
     Raises what ``read`` raises, or DataError if the file cannot be written.
     """
     whole = (len(files), *shape)
     if prod(whole) <= IN_MEMORY:
-        return _fill(np.empty(whole, dtype=np.uint8), files, read)
+        images = _fill(np.empty(whole, dtype=np.uint8), files, read)
+        return images, _sum(images)
     states = ((file, file.stat()) for file in files)
     state = digest((str(file), stat.st_mtime_ns, stat.st_size) for file, stat in states)
-    pack = place.with_name(f"{place.name}-{state}.npy")
-    if not pack.is_file():
-        try:
-            _write(pack, whole, files, read)
-            _remove_others(pack, place)
-        except OSError as error:
-            need = f"its {prod(whole) / 1e9:.1f} GB of decoded images"
-            raise DataError(f"{pack}: cannot hold {need}: {error.strerror or error}") from None
-    return np.load(pack, mmap_mode="c", allow_pickle=False)  # type: ignore[no-any-return]
+    pack = place.with_name(f"{place.name}-{state}.pack")
+    if found := _mapped(pack, whole):
+        return found
+    try:
+        _write(pack, whole, files, read)
+        _remove_others(pack, place)
+    except OSError as error:
+        need = f"its {prod(whole) / 1e9:.1f} GB of decoded images"
+        raise DataError(f"{pack}: cannot hold {need}: {error.strerror or error}") from None
+    if found := _mapped(pack, whole):
+        return found
+    raise DataError(f"{pack}: is damaged as soon as it is written; is the disk sound?")
+
+
+def _mapped(pack: Path, whole: tuple[int, ...]) -> tuple[Image, bytes] | None:
+    """The stack in a file and its sha256, or None unless the file is all that was written."""
+    try:
+        if pack.stat().st_size != prod(whole) + DIGEST:
+            return None
+        images: Image = np.memmap(pack, dtype=np.uint8, mode="c", shape=whole)
+        with pack.open("rb") as file:
+            file.seek(-DIGEST, os.SEEK_END)
+            written = file.read()
+    except OSError:
+        return None
+    found = _sum(images)
+    return (images, found) if found == written else None
 
 
 def _write(
     pack: Path, whole: tuple[int, ...], files: Sequence[Path], read: Callable[[Path], Image]
 ) -> None:
     pack.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pack.with_name(f".{pack.name}.{os.getpid()}.tmp")
-    try:
-        mapped = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=whole)
-        _fill(mapped, files, read)
-        mapped.flush()
-        del mapped
+    with scratch_folder(pack.parent) as scratch:
+        temporary = scratch / pack.name
+        images = np.memmap(temporary, dtype=np.uint8, mode="w+", shape=whole)
+        _fill(images, files, read)
+        images.flush()
+        with temporary.open("ab") as file:
+            file.write(_sum(images))
+            file.flush()
+            os.fsync(file.fileno())
+        del images
         temporary.replace(pack)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _remove_others(pack: Path, place: Path) -> None:
-    for other in place.parent.glob(f"{place.name}-*.npy"):
+    for other in place.parent.glob(f"{place.name}-*"):
         if other != pack:
             with suppress(OSError):  # Windows keeps what another process has mapped.
                 other.unlink()
+
+
+def _sum(images: Image) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(images).data).digest()
 
 
 def digest(values: Iterable[object]) -> str:

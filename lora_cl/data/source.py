@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -13,7 +14,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from lora_cl.errors import DataError
 from lora_cl.options import OptionsBase
+from lora_cl.text import one_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +45,13 @@ def pixels(x: Tensor) -> Tensor:
     return x
 
 
+def as_bytes(x: Tensor) -> Tensor:
+    """The uint8 that ``pixels`` makes x (float32, any shape) of, bit for bit; x where none is."""
+    codes = (x * 255).round_().clamp_(0, 255).to(torch.uint8)
+    same = torch.equal(pixels(codes).view(torch.int32), x.view(torch.int32))
+    return codes if same else x
+
+
 def tensor_checksum(*tensors: Tensor) -> str:
     """``"sha256:..."`` over dtype, shape and bytes of the tensors, in their order."""
     digest = hashlib.sha256()
@@ -49,6 +59,22 @@ def tensor_checksum(*tensors: Tensor) -> str:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().data)
     return f"sha256:{digest.hexdigest()}"
+
+
+def named(names: Sequence[str], number: int) -> str:
+    """Class ``number`` as its file or folder calls it, and its number where that says more."""
+    name = one_line(names[number], limit=60)
+    return name if name == str(number) else f"{name} (class {number})"
+
+
+def numbered(names: Sequence[str]) -> str:
+    """All classes by the numbers that a config knows them by, for one line."""
+    last = len(names) - 1
+    if all(name == str(number) for number, name in enumerate(names)):
+        return f"0..{last}"
+    told = [f"{number} is {one_line(name, limit=30)}" for number, name in enumerate(names[:6])]
+    rest = [f"... {last} is {one_line(names[last], limit=30)}"] if last >= len(told) else []
+    return f"0..{last}: {', '.join(told + rest)}"
 
 
 class NoOptions(OptionsBase):
@@ -92,12 +118,21 @@ class Source(ABC):
         self.load(root)
         return self.where(root) or root
 
+    def outline(self, root: Path) -> tuple[Dataset, str]:
+        """What a config can be checked against, and in words what was not looked at, if anything.
+
+        Shapes, labels and class names are as ``load`` would give them. Inputs are not, where they
+        are not here yet or cost too much to read. Fetches nothing; raises DataError as ``load``.
+        """
+        return self.load(root), ""
+
     def load(self, root: Path) -> Dataset:
         """The data set, from memory, from the cache under ``root``, or fetched to it; verified.
 
         Raises DataError, whose message names the file, or every way that was tried.
         """
-        key = self._key(root)
+        with self.reading():
+            key = self._key(root)
         if key not in _loaded:
             return self._load_anew(root)
         _loaded.move_to_end(key)
@@ -105,11 +140,21 @@ class Source(ABC):
 
     def _load_anew(self, root: Path) -> Dataset:
         """As ``load``, but never from memory, and into it."""
-        dataset = self._load(root)
-        _loaded[self._key(root)] = dataset
+        with self.reading():
+            dataset = self._load(root)
+            _loaded[self._key(root)] = dataset
         while len(_loaded) > 1 and sum(map(_bytes, _loaded.values())) > _KEEP_BYTES:
             _loaded.popitem(last=False)
         return dataset
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """What the system refuses inside is a DataError that names the file."""
+        try:
+            yield
+        except OSError as error:
+            place = error.filename or self.name
+            raise DataError(f"{place}: cannot be read: {error.strerror or error}") from None
 
     def _key(self, root: Path) -> Hashable:
         return type(self), self.options, root.absolute(), self._stamp()
@@ -120,6 +165,15 @@ class Source(ABC):
     def _stamp(self) -> Hashable:
         """Changes when files that a person may edit between two loads have changed."""
         return None
+
+
+def shapes_only(
+    name: str, shape: Sequence[int], y_train: Tensor, y_test: Tensor, class_names: tuple[str, ...]
+) -> Dataset:
+    """A data set whose inputs, uint8 (N, *shape), are zeros that take no memory."""
+    pixel = torch.zeros(1, dtype=torch.uint8).reshape([1] * (1 + len(shape)))
+    x_train, x_test = (pixel.expand(len(y), *shape) for y in (y_train, y_test))
+    return Dataset(name, x_train, y_train, x_test, y_test, len(class_names), class_names, "")
 
 
 # Several runs in one process share what they load; a sequence of data sets fits, too.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lora_cl.data.fetched import Contents, FetchedSource, File
+from lora_cl.data.fetched import Contents, FetchedSource, kept
 from lora_cl.data.links import Archive
 from lora_cl.errors import DataError
 
@@ -29,9 +29,10 @@ class Svhn(FetchedSource):
     name = "svhn"
     summary = "house numbers in street photographs, 32x32 colour, 10 classes, 73 257 + 26 032"
     folder = "."
+    shape = (3, 32, 32)
     class_names = tuple("0123456789")
-    files = tuple(File(name, md5=md5) for name, md5 in SUMS.items())
-    archives = tuple(Archive(name, md5, {name: name}) for name, md5 in SUMS.items())
+    archives = tuple(Archive(name, md5, {name: name}, kept=True) for name, md5 in SUMS.items())
+    files = kept(archives)
 
     def mirrors(self) -> Sequence[str]:
         from torchvision.datasets import SVHN

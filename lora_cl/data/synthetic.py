@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from lora_cl.data.memory import require_memory
 from lora_cl.data.source import Dataset, Source, tensor_checksum
 from lora_cl.options import OptionsBase
 from lora_cl.seeding import seed_for
@@ -55,6 +56,8 @@ class Synthetic(Source):
     def _load(self, root: Path) -> Dataset:
         options = self.options
         shape = options.shape if options.shape is not None else (options.features,)
+        rows = options.classes * (1 + options.train_per_class + options.test_per_class)
+        require_memory(4 * rows * prod(shape), f"{self.name}: {rows} rows of {prod(shape)} floats")
         means = self._normal("means", options.classes, prod(shape))
         means *= options.separation / means.norm(dim=1, keepdim=True)
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
-import os
-import signal
-import threading
+import time
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 from lora_cl.config import RunConfig
-from lora_cl.engines.workers import start_method, without_main, without_signals
+from lora_cl.engines.worker import GO_ON, NoRoom, why_ended, work
+from lora_cl.engines.workers import start, start_method
+from lora_cl.running.arithmetic import alone
 from lora_cl.running.runner import Outcome, Where, record_lost_run, run_one
 
 POLL_SECONDS = 0.2
-GIVES_WAY, GO_ON = "gives way", "go on"
-"""What a worker says between two steps, and the answer that it waits for."""
+PATIENCE_SECONDS = 3.0
+"""How long a run whose folder another process has is waited for before a line tells of it."""
 
 
 class Watcher(Protocol):
@@ -27,6 +28,7 @@ class Watcher(Protocol):
 
     def poll(self) -> None: ...
     def finished(self, index: int, status: str, message: str | None) -> None: ...
+    def say(self, text: str) -> None: ...
 
 
 def run_all(
@@ -34,23 +36,53 @@ def run_all(
 ) -> list[str]:
     """Does ``runs`` in ``jobs`` processes (0: in this one) and returns their statuses, in order.
 
-    KeyboardInterrupt stops every worker within two seconds and is raised again.
+    Where fewer processes can be started, so many do them, down to this one. A run whose folder
+    another process holds comes after the others, and is waited for. KeyboardInterrupt stops
+    every worker within two seconds and is raised again.
     """
-    if jobs == 0:
-        return [
-            _in_this_process(index, run, where, watcher, force) for index, run in enumerate(runs)
-        ]
-    return _Pool(runs, where, jobs, force, watcher).run()
+    statuses = ["unfinished"] * len(runs)
+    left: Iterable[int] = range(len(runs))
+    if jobs > 0:
+        left = _Pool(runs, where, jobs, force, watcher, statuses).run()
+    _in_this_process(runs, left, where, watcher, force, statuses)
+    return statuses
 
 
 def _in_this_process(
-    index: int, run: RunConfig, where: Where, watcher: Watcher, force: bool
-) -> str:
-    while (outcome := run_one(run, where, force)).status == "locked":
+    runs: Sequence[RunConfig],
+    left: Iterable[int],
+    where: Where,
+    watcher: Watcher,
+    force: bool,
+    statuses: list[str],
+) -> None:
+    queue, waiting = deque(left), _Waiting(watcher)
+    while queue:
+        index = queue.popleft()
+        with alone("a run"):
+            outcome = run_one(runs[index], where, force)
         watcher.poll()
-    watcher.poll()
-    watcher.finished(index, outcome.status, outcome.message)
-    return outcome.status
+        if outcome.status == "locked":
+            queue.append(index)
+            waiting.for_run(index, outcome)
+        else:
+            statuses[index] = outcome.status
+            watcher.finished(index, outcome.status, outcome.message)
+
+
+class _Waiting:
+    """Tells once of each run that another process has, when that takes a while."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.watcher = watcher
+        self.since: dict[int, float] = {}
+
+    def for_run(self, index: int, outcome: Outcome) -> None:
+        """The run was ``locked`` just now."""
+        now = time.monotonic()
+        if now - self.since.setdefault(index, now) >= PATIENCE_SECONDS:
+            self.since[index] = math.inf
+            self.watcher.say(f"waiting: {outcome.message}; Ctrl-C ends the wait")
 
 
 @dataclass
@@ -70,16 +102,27 @@ class _Pool:
     """
 
     def __init__(
-        self, runs: Sequence[RunConfig], where: Where, jobs: int, force: bool, watcher: Watcher
+        self,
+        runs: Sequence[RunConfig],
+        where: Where,
+        jobs: int,
+        force: bool,
+        watcher: Watcher,
+        statuses: list[str],
     ) -> None:
+        """``statuses`` are filled in as runs end."""
         self.runs, self.where, self.jobs, self.force = runs, where, jobs, force
-        self.watcher = watcher
+        self.watcher, self.statuses = watcher, statuses
+        self.waiting = _Waiting(watcher)
+        self.threads = max((int(run.resolved["threads"]) for run in runs), default=1)
         self.workers: list[_Worker] = []
+        self.most = len(runs)
+        """No more workers than this can be started here."""
         self.queue = deque(range(len(runs)))
         """Runs that want to compute, the next one first: not begun, or between two steps."""
-        self.statuses = ["unfinished"] * len(runs)
 
-    def run(self) -> list[str]:
+    def run(self) -> list[int]:
+        """Does the runs, and returns those left because no worker can be started."""
         try:
             while self._hand_out():
                 busy = [worker for worker in self.workers if worker.computing]
@@ -89,47 +132,68 @@ class _Pool:
                 self.watcher.poll()
         finally:
             self._stop()
-        return self.statuses
+        return list(self.queue)
 
     def _hand_out(self) -> bool:
-        """Lets the next runs compute where there is room for them; False when all are done."""
+        """Lets the next runs compute where there is room for them; False when none computes."""
         computing = sum(worker.computing for worker in self.workers)
-        for _ in range(min(self.jobs - computing, len(self.queue))):
-            index = self.queue.popleft()
+        for index in list(self.queue):
+            if computing >= self.jobs:
+                break
             begun = next((w for w in self.workers if w.task == index), None)
             worker = begun or next((w for w in self.workers if w.task is None), None)
-            if worker is None:
-                worker = self._start()
-                self.workers.append(worker)
+            worker = worker or self._start()
+            if worker is None:  # A run that was begun may be further behind.
+                continue
+            self.queue.remove(index)
             worker.task, worker.computing = index, True
+            computing += 1
             with suppress(OSError):  # A worker that died meanwhile is noticed by its sentinel.
                 worker.pipe.send(GO_ON if begun else self.runs[index])
-        return any(worker.computing for worker in self.workers)
+        return computing > 0
 
-    def _start(self) -> _Worker:
-        method = start_method(self.where.device)
+    def _start(self) -> _Worker | None:
+        """A new worker; None where there is no room for one."""
+        if len(self.workers) >= self.most:
+            return None
+        method = start_method(self.where.device, self.threads)
         context: Any = multiprocessing.get_context(method)
-        ours, theirs = context.Pipe()
-        lifeline, held = context.Pipe(duplex=False)
-        inherited = []
-        if method == "fork":
-            others = [end for worker in self.workers for end in (worker.pipe, worker.lifeline)]
-            inherited = [ours, held, *others]
-        process = context.Process(
-            target=_work,
-            args=(theirs, lifeline, inherited, self.where, self.force, len(self.runs) > self.jobs),
-            daemon=True,
-        )
-        with without_main(), without_signals():
-            process.start()
-        theirs.close()
-        lifeline.close()
-        return _Worker(process, ours, held)
+        with ExitStack() as ours_on_failure, ExitStack() as theirs_always:
+            try:
+                ours, theirs = context.Pipe()
+                ours_on_failure.callback(ours.close)
+                theirs_always.callback(theirs.close)
+                lifeline, held = context.Pipe(duplex=False)
+                ours_on_failure.callback(held.close)
+                theirs_always.callback(lifeline.close)
+                others = [end for w in self.workers for end in (w.pipe, w.lifeline)]
+                inherited = [ours, held, *others] if method == "fork" else []
+                turns = len(self.runs) > self.jobs
+                process = context.Process(
+                    target=work,
+                    args=(theirs, lifeline, inherited, self.where, self.force, turns),
+                    daemon=True,
+                )
+                start(process, method)
+            except (OSError, EOFError) as error:  # EOFError: the server could not.
+                self._no_room(getattr(error, "strerror", None) or "the system refuses")
+                return None
+            ours_on_failure.pop_all()
+        self.workers.append(_Worker(process, ours, held))
+        return self.workers[-1]
+
+    def _no_room(self, reason: str) -> None:
+        """Goes on with the workers there are; without any, the runs are done in this process."""
+        self.most = len(self.workers)
+        if self.most < self.jobs:
+            there = f"going on with {self.most}" if self.most else "going on in this process alone"
+            self.watcher.say(f"no more worker processes can be started ({reason}): {there}")
+        self.jobs = min(self.jobs, self.most)
 
     def _collect(self, worker: _Worker) -> None:
         index = worker.task
         assert index is not None
-        said: Outcome | str | None = None
+        said: Outcome | NoRoom | str | None = None
         with suppress(EOFError, OSError):
             if worker.pipe.poll():
                 said = worker.pipe.recv()
@@ -137,7 +201,7 @@ class _Pool:
             if worker.process.is_alive():
                 return
             worker.process.join()
-            message = _why(worker.process.exitcode)
+            message = why_ended(worker.process.exitcode)
             self._let_go(worker)
             self.workers.remove(worker)
             said = record_lost_run(self.runs[index], self.where, message, self.force)
@@ -146,8 +210,16 @@ class _Pool:
             self._queue_again(index)
             return
         worker.task = None
+        if isinstance(said, NoRoom):
+            worker.process.join()
+            self._let_go(worker)
+            self.workers.remove(worker)
+            self.queue.appendleft(index)
+            self._no_room(said.reason)
+            return
         if said.status == "locked":  # Another command does it: come back to it after the others.
             self.queue.append(index)
+            self.waiting.for_run(index, said)
             return
         self.statuses[index] = said.status
         self.watcher.poll()
@@ -173,52 +245,3 @@ class _Pool:
         """Closes what joins us; a worker that is alive after all, unknown to its server, ends."""
         worker.pipe.close()
         worker.lifeline.close()
-
-
-def _why(exitcode: int | None) -> str:
-    if exitcode is not None and exitcode < 0:
-        name = signal.Signals(-exitcode).name
-        hint = " (out of memory?)" if name == "SIGKILL" else ""
-        return f"the worker process was ended by {name}{hint}"
-    return f"the worker process ended by itself with exit code {exitcode}"
-
-
-def _work(
-    pipe: Connection,
-    lifeline: Connection,
-    inherited: Sequence[Connection],
-    where: Where,
-    force: bool,
-    take_turns: bool,
-) -> None:
-    """A worker: does the runs it is sent, until it is ended or the main process is gone.
-
-    ``inherited`` are the main process's ends of all lines, of which a fork has copies.
-    """
-    # Sent to all processes at once, they are for the main process, which then ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    for end in inherited:  # A line is dead only when the last copy of its other end is closed.
-        end.close()
-    threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
-
-    def give_way() -> None:
-        try:
-            pipe.send(GIVES_WAY)
-            pipe.recv()
-        except (EOFError, OSError):  # The main process is gone; the run is to be resumed.
-            os._exit(1)
-
-    while True:
-        try:
-            run = pipe.recv()
-        except (EOFError, OSError):
-            return
-        pipe.send(run_one(run, where, force, give_way if take_turns else None))
-
-
-def _end_with_parent(lifeline: Connection) -> None:
-    """The other end of ``lifeline`` closes when the main process is gone, however it went."""
-    with suppress(EOFError, OSError):
-        lifeline.recv_bytes()
-    os._exit(1)

@@ -8,32 +8,96 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 THREADS = Path("/proc/self/task")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # As in glibc's malloc.h.
+_starting = threading.Lock()  # What starting changes for a moment belongs to the whole process.
+
+COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""How OpenMP's threads wait for one another, where a user has said it."""
+
+
+def quiet_threads() -> None:
+    """Keeps libraries that are imported from now on from fighting over the cores.
+
+    They start no threads that nobody asked for, and those of a run sleep while they wait. By
+    default they spin for milliseconds at every barrier, of which a step has dozens: beside any
+    other process a run of two threads then takes 30 times as long.
+    """
+    os.environ.update(_quiet())
+
+
+def _quiet() -> dict[str, str]:
+    quiet = {name: "1" for name in COUNTS if name not in os.environ}
+    if _spinning():
+        quiet["OMP_WAIT_POLICY"] = "PASSIVE"
+    return quiet | {"OMP_DYNAMIC": "FALSE"}  # With fewer threads than asked for, sums differ.
+
+
+def _spinning() -> bool:
+    return not any(name in os.environ for name in WAITING)
 
 
 def start_early(device: str) -> None:
     """Lets the server's imports begin now, beside those of the caller, where it will be needed."""
     if sys.platform != "win32" and not _may_fork(device):
-        multiprocessing.set_forkserver_preload(["lora_cl.engines.preload"])
-        with without_main():
-            from multiprocessing import forkserver
-
-            forkserver.ensure_running()
+        # Where no process can be started, the engine finds out and does without.
+        with _starting, suppress(OSError), without_main():
+            _ensure_server()
 
 
-def start_method(device: str) -> str:
-    """How multiprocessing shall make the next worker: fork, forkserver or spawn."""
+def _ensure_server() -> None:
+    """The server is deaf to SIGINT and SIGTERM, and so is every worker it makes."""
+    from multiprocessing import forkserver
+
+    multiprocessing.set_forkserver_preload(["lora_cl.engines.preload"])
+    with _without_signals():
+        forkserver.ensure_running()
+
+
+def start_method(device: str, threads: int = 1) -> str:
+    """How multiprocessing shall make the next worker: fork, forkserver or spawn.
+
+    What a library has read from the environment a fork cannot change: how its threads wait.
+    """
     if sys.platform == "win32":
         return "spawn"
     alone = THREADS.is_dir() and len(list(THREADS.iterdir())) == 1
-    return "fork" if alone and _may_fork(device) else "forkserver"
+    whole = alone and _may_fork(device) and not (threads > 1 and _spinning())
+    return "fork" if whole else "forkserver"
+
+
+def start(process: Any, method: str) -> None:
+    """Starts a worker, deaf to SIGINT and SIGTERM. Raises OSError or EOFError if there is no room.
+
+    A fork is born deaf; waiting for the server, which may still import, can be interrupted.
+    """
+    with _starting, without_main():
+        if method == "fork":
+            with _without_signals():
+                process.start()
+            return
+        before = {name: os.environ.get(name) for name in _quiet()}
+        os.environ.update(_quiet())
+        try:
+            if method == "forkserver":
+                _ensure_server()
+            process.start()
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
 
 def _may_fork(device: str) -> bool:
@@ -72,7 +136,7 @@ def without_main() -> Iterator[None]:
 
 
 @contextmanager
-def without_signals() -> Iterator[None]:
+def _without_signals() -> Iterator[None]:
     """A process made meanwhile is deaf to SIGINT and SIGTERM; this one hears them afterwards."""
     if sys.platform == "win32":
         yield

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lora_cl.adapters import (
+    PenaltyForm,
     RankAllocator,
     SVDLoRA,
     adapter_modules,
@@ -29,7 +30,9 @@ class AdaLoRAOptions(RouterOptions):
     """`rank`: triplets of every layer at the start; `target_rank`: their mean at the end.
 
     The budget stays for the first `warmup` share of a task's steps (t_i), falls until the last
-    `final` share (t_f), and is enforced every `every` steps (delta T). `orthogonality`: gamma.
+    `final` share (t_f), and is enforced every `every` steps (delta T). `orthogonality`: gamma, the
+    weight of the penalty; `penalty`: `norm`, the mean of the Frobenius norms as in the authors'
+    code and PEFT, or `squared`, the sum of their squares as in the paper.
     """
 
     rank: int = Field(default=12, ge=1, le=65536)
@@ -40,6 +43,7 @@ class AdaLoRAOptions(RouterOptions):
     final: float = Field(default=0.3, ge=0.0, lt=1.0)
     every: int = Field(default=10, ge=1)
     orthogonality: float = Field(default=0.1, ge=0.0)
+    penalty: PenaltyForm = "norm"
     beta1: float = Field(default=0.85, ge=0.0, lt=1.0)
     beta2: float = Field(default=0.85, ge=0.0, lt=1.0)
 
@@ -84,11 +88,12 @@ class AdaLoRA(AdapterPerTask):
         self._adapters = self._current_adapters()
 
     def penalty(self) -> Tensor | None:
-        """gamma sum over the layers of |P^T P - I|^2 + |Q Q^T - I|^2 (equation 4)."""
-        if not self.options.orthogonality:
+        """gamma times how far P and Q are from orthogonal (equation 4)."""
+        gamma: float = self.options.orthogonality
+        if not gamma:
             return None
-        each = [orthogonality_penalty(a.lora_B, a.lora_A) for a in self._adapters.values()]
-        return cast(Tensor, self.options.orthogonality * torch.stack(each).sum())
+        factors = [(adapter.lora_B, adapter.lora_A) for adapter in self._adapters.values()]
+        return gamma * orthogonality_penalty(factors, self.options.penalty)
 
     def after_step(self, step: int, total_steps: int) -> None:
         if self._allocator is None:

@@ -100,7 +100,7 @@ class AdapterPerTask(Method):
 
     def base_features(self, x: Tensor) -> Tensor:
         activate(self.network.backbone)
-        features: Tensor = self.network.backbone(x)
+        features: Tensor = self.network.backbone.eval()(x)
         return features
 
     def after_backward(self) -> None:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
-from torch import nn
-
 from lora_cl.benchmarks import Task
-from lora_cl.data.streaming import parts
+from lora_cl.methods.means import NearestMean, class_sums
 from lora_cl.methods.method import Fit, Method
 from lora_cl.models import trainable_only
 from lora_cl.options import OptionsBase
@@ -21,7 +18,10 @@ class FrozenOptions(OptionsBase):
 
 
 class Frozen(Method):
-    """Features come from the base as it is."""
+    """Features come from the base as it is.
+
+    With ``ncm``, the means of a domain-incremental run are over the samples of all tasks so far.
+    """
 
     Options: ClassVar[type[OptionsBase]] = FrozenOptions
     summary: ClassVar[str] = "the base is frozen, only the head trains (or nearest class means)"
@@ -31,34 +31,25 @@ class Frozen(Method):
         return self.per_task_heads
 
     def freeze_for(self, task: Task) -> None:
-        heads = [self.head(task.id)] if self.options.head == "linear" else []
-        trainable_only(self.network, heads)
+        trainable_only(self.network, [self.head(task.id)])
 
     def learn(self, task: Task, fit: Fit) -> None:
-        if self.options.head == "linear":
-            fit([task])
-        else:
-            self._set_class_means(task)
-
-    @torch.no_grad()
-    def _set_class_means(self, task: Task) -> None:
-        """Nearest mean as a linear layer: -|h - m|^2 / 2 = m.h - |m|^2 / 2 - |h|^2 / 2.
-
-        The last term is the same for all classes. In a domain-incremental run, means are over
-        the samples of all tasks so far.
-        """
-        samples = task.train()
-        features = torch.cat([self.network.backbone(part) for part in parts(samples.x, 4096)])
-        one_hot = nn.functional.one_hot(samples.y, task.classes).to(features.dtype)
-        sums, counts = one_hot.T @ features, one_hot.sum(0)
-        first = task.first_class if self.benchmark.scenario == "class" else 0
-        if self.benchmark.scenario == "domain":
-            sums = sums + self.kept.get("sums", torch.zeros_like(sums))
-            counts = counts + self.kept.get("counts", torch.zeros_like(counts))
-            self.kept |= {"sums": sums, "counts": counts}
-        means = sums / counts.clamp(min=1)[:, None]
         head = self.head(task.id)
-        assert isinstance(head, nn.Linear)
-        rows = slice(first, first + task.classes)
-        head.weight[rows] = means
-        head.bias[rows] = -means.square().sum(1) / 2
+        if not isinstance(head, NearestMean):
+            fit([task])
+            return
+        samples, backbone = task.train(), self.network.backbone.eval()
+        sums, counts = class_sums(backbone, samples.x, samples.y, task.classes)
+        head.add(sums, counts, task.first_class if self.benchmark.scenario == "class" else 0)
+
+    def answers(self, task_id: int) -> bool:
+        """Means answer for nothing before there are some."""
+        return super().answers(task_id) and (self.options.head == "linear" or bool(self.learned))
+
+    def _add_head(self, task_id: int, outputs: int) -> None:
+        if self.options.head == "linear":
+            super()._add_head(task_id, outputs)
+            return
+        network, name = self.network, self.head_name(task_id)
+        if name not in network.heads:
+            network.heads[name] = NearestMean(outputs, network.features, network.device)

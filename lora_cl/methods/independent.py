@@ -120,7 +120,8 @@ class Independent(Method):
         super().load_state_dict(base | state)
 
     def total_parameters(self) -> int:
-        return sum(self._task_parameters(task_id) for task_id in self.learned)
+        networks = sum(self._task_parameters(task_id) for task_id in self.learned)
+        return networks + self._base_copy()
 
     def _task_parameters(self, task_id: int) -> int:
         hidden: list[int] | None = self.options.hidden

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -11,12 +11,13 @@ from torch import nn
 
 from lora_cl.adapters import LoRA, adapted_layers
 from lora_cl.adapters.lora import factor_shapes
-from lora_cl.benchmarks import Task
-from lora_cl.errors import MethodError
+from lora_cl.benchmarks import Benchmark, Task
+from lora_cl.errors import ConfigError, MethodError
 from lora_cl.methods.input_space import (
+    Energy,
     InputSpace,
     branch_rows,
-    input_covariances,
+    input_energies,
     remember,
     threshold,
 )
@@ -26,21 +27,26 @@ from lora_cl.models import TaskNetwork, trainable_only
 from lora_cl.options import OptionsBase
 
 REMEMBERED, FREE = "remembered.", "free."
+SCALES: dict[Any, float] = {"code": 3**-0.5, "paper": 1.0}
 
 
 class InfLoRAOptions(OptionsBase):
-    """`epsilon`: the share of a task's inputs to remember; it grows to 1 over the tasks.
+    """`epsilon`: the share of the energy of a task's inputs to remember; grows to 1 over the tasks.
 
-    `scale`: the factor s on the branches, 1 in the paper. `classifier` in class-incremental
-    runs: `local`, one per task that is trained on its own classes alone, as in the paper, or
-    `shared`, trained on all classes seen so far, as other methods have it here.
+    `energy`: what the authors' code counts, the squared singular values of H H^T, or those of
+    the inputs H as in the paper. `scale`: the factor s on the branches, whose A has rows of length
+    1: 1 / sqrt(3) as in the authors' code, 1 as in the paper, or a number. `classifier` in
+    class-incremental runs: `all-seen`, one that trains on all classes seen so far, as other methods
+    have it here, or `current-task`, one per task that trains on its own classes alone, as in the
+    paper.
     """
 
     rank: int = Field(default=8, ge=1, le=65536)
     targets: str | list[str] = "all-linear"
-    scale: float = Field(default=1.0, gt=0.0)
+    scale: Annotated[float, Field(gt=0.0)] | Energy = "code"
     epsilon: float = Field(default=0.95, gt=0.0, le=1.0)
-    classifier: Literal["local", "shared"] = "local"
+    energy: Energy = "code"
+    classifier: Literal["all-seen", "current-task"] = "all-seen"
 
 
 class InfLoRA(SummedBranches):
@@ -56,13 +62,20 @@ class InfLoRA(SummedBranches):
     Options: ClassVar[type[OptionsBase]] = InfLoRAOptions
     summary: ClassVar[str] = "a LoRA per task on input directions that no earlier task uses"
 
+    def check(self, benchmark: Benchmark) -> None:
+        if self.options.classifier == "current-task" and benchmark.scenario != "class":
+            raise ConfigError(
+                "inflora: classifier current-task is for class-incremental runs, not for this "
+                f"{benchmark.scenario}-incremental one"
+            )
+
     @property
     def per_task_heads(self) -> bool:
         return super().per_task_heads or self._local
 
     @property
     def _local(self) -> bool:
-        return self.benchmark.scenario == "class" and self.options.classifier == "local"
+        return bool(self.options.classifier == "current-task")
 
     def prepare(self) -> None:
         super().prepare()
@@ -76,7 +89,7 @@ class InfLoRA(SummedBranches):
     def make_branch(self, task: Task, layer: str, base: nn.Module) -> LoRA:
         weight = base.get_parameter("weight")
         A, B = (weight.new_zeros(shape) for shape in factor_shapes(base, self.options.rank))
-        return LoRA(A, B, self.options.scale)
+        return LoRA(A, B, SCALES.get(self.options.scale, self.options.scale))
 
     def freeze_for(self, task: Task) -> None:
         factors = [branch.lora_B for branch in self.current().values()]
@@ -84,13 +97,13 @@ class InfLoRA(SummedBranches):
 
     def learn(self, task: Task, fit: Fit) -> None:
         x = task.train().x
-        for layer, covariance in input_covariances(self.network.backbone, x).items():
+        for layer, G in input_energies(self.network.backbone, x, self.options.energy).items():
             A = self.current()[layer].lora_A.weight
-            A.copy_(branch_rows(covariance, self._space(layer), len(A)).view_as(A))
+            A.copy_(branch_rows(G, self._space(layer), len(A)).view_as(A))
         fit([task])
         share = threshold(self.options.epsilon, task.id, self.benchmark.n_tasks)
-        for layer, covariance in input_covariances(self.network.backbone, x).items():
-            self._keep(layer, remember(covariance, self._space(layer), share))
+        for layer, G in input_energies(self.network.backbone, x, self.options.energy).items():
+            self._keep(layer, remember(G, self._space(layer), share))
 
     def task_network(
         self, task_ids: Sequence[int], backbone: nn.Module | None = None
@@ -114,7 +127,10 @@ class InfLoRA(SummedBranches):
         self.kept[(FREE if space.free else REMEMBERED) + layer] = space.basis
 
     def details(self) -> dict[str, Any]:
-        """Per layer: the directions each task could use; the dimensions remembered, of how many."""
+        """Per layer: the directions each task could use; the dimensions remembered, of how many.
+
+        In class-incremental runs also which classifier was trained.
+        """
         branches, spaces, past = {}, {}, self.past()
         for layer, branch in self.current().items():
             A = factors(branch)[0]
@@ -124,4 +140,6 @@ class InfLoRA(SummedBranches):
             branches[layer] = used.tolist()
             space = self._space(layer)
             spaces[layer] = [space.dimension if space else 0, A[0].numel()]
-        return {"directions": branches, "remembered": spaces}
+        classifier = {"classifier": self.options.classifier}
+        which = classifier if self.benchmark.scenario == "class" else {}
+        return {**which, "directions": branches, "remembered": spaces}

@@ -1,14 +1,16 @@
 """The space that a layer's inputs span, remembered over tasks (GPM, DualGPM), for InfLoRA.
 
 H (d, n) holds the n inputs of a layer as columns; of a convolution, its d = c_in kh kw patches.
-The energy of H in a direction u is |u^T H|^2, and all of it is the trace of H H^T.
+The energy of the inputs in a direction u is u^T G u, and all of it is the trace of G. In the paper
+G is H H^T and the energy |u^T H|^2. The authors' code decomposes H H^T in the place of H: there G
+is (H H^T)^2, the energy is |u^T H H^T|^2, and the largest directions hold far more of it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +19,11 @@ from torch.nn import functional as F
 from lora_cl.adapters import AdaptedLayer, adapted_layers
 from lora_cl.data.streaming import Inputs, parts
 
+Energy = Literal["code", "paper"]
+
 CHUNK = 512
 NOTHING = 1e-12
-"""The share of the energy of H below which a direction is rounding, not input."""
+"""The share of the energy below which a direction is rounding, not input."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,12 @@ class InputSpace:
     def dimension(self) -> int:
         d, k = self.basis.shape
         return d - k if self.free else k
+
+
+def input_energies(backbone: nn.Module, x: Inputs, energy: Energy) -> dict[str, Tensor]:
+    """Layer name to G (d, d), for the inputs that x (N, *input) gives an adapted layer."""
+    found = input_covariances(backbone, x)
+    return found if energy == "paper" else {layer: C @ C for layer, C in found.items()}
 
 
 @torch.no_grad()
@@ -81,23 +91,23 @@ def threshold(epsilon: float, task: int, n_tasks: int) -> float:
     return epsilon + (1.0 - epsilon) * task / n_tasks
 
 
-def free_directions(covariance: Tensor, space: InputSpace | None) -> tuple[Tensor, Tensor]:
-    """The principal directions of H outside ``space``: energies (m,) falling, columns (d, m).
+def free_directions(G: Tensor, space: InputSpace | None) -> tuple[Tensor, Tensor]:
+    """The principal directions outside ``space`` by energy: (m,) falling, and columns (d, m).
 
     These are the squared singular values and the left singular vectors of H - M M^T H, with M a
     basis of the space, or of M' M'^T H, with M' a basis of what it leaves free (Liang & Li 2024,
-    section 3.3). On the CPU, in float64.
+    section 3.3); in the authors' code, H H^T stands for H. On the CPU, in float64.
     """
-    covariance = covariance.double().cpu()
+    G = G.double().cpu()
     if space is None:
-        energies, directions = torch.linalg.eigh(covariance)
+        energies, directions = torch.linalg.eigh(G)
     elif space.free:
         free = space.basis.double().cpu()
-        energies, inside = torch.linalg.eigh(free.T @ covariance @ free)
+        energies, inside = torch.linalg.eigh(free.T @ G @ free)
         directions = free @ inside
     else:
         basis = space.basis.double().cpu()
-        projected = covariance - basis @ (basis.T @ covariance)
+        projected = G - basis @ (basis.T @ G)
         projected = projected - (projected @ basis) @ basis.T
         energies, directions = torch.linalg.eigh((projected + projected.T) / 2)
         # Once more, since eigenvectors of small energies are only as exact as the largest one.
@@ -106,26 +116,25 @@ def free_directions(covariance: Tensor, space: InputSpace | None) -> tuple[Tenso
     return energies.clamp_min(0).flip(0), directions.flip(1)
 
 
-def branch_rows(covariance: Tensor, space: InputSpace | None, rank: int) -> Tensor:
+def branch_rows(G: Tensor, space: InputSpace | None, rank: int) -> Tensor:
     """A_t (rank, d): the ``rank`` directions outside ``space`` with the most energy, as rows.
 
-    (Liang & Li 2024, section 3.3.) Where H has fewer directions left, the last rows are zero.
+    (Liang & Li 2024, section 3.3.) Where fewer directions are left, the last rows are zero.
     """
-    energies, directions = free_directions(covariance, space)
-    useful = int((energies[:rank] > NOTHING * covariance.trace().cpu()).sum())
-    A = covariance.new_zeros(rank, len(covariance), dtype=torch.float32)
+    energies, directions = free_directions(G, space)
+    useful = int((energies[:rank] > NOTHING * G.trace().cpu()).sum())
+    A = G.new_zeros(rank, len(G), dtype=torch.float32)
     A[:useful] = directions[:, :useful].T.to(A)
     return A
 
 
-def remember(covariance: Tensor, space: InputSpace | None, share: float) -> InputSpace:
-    """``space`` and the fewest directions that make it hold ``share`` of the energy of H.
+def remember(G: Tensor, space: InputSpace | None, share: float) -> InputSpace:
+    """``space`` and the fewest directions that make it hold ``share`` of the energy.
 
     (Saha et al. 2021, arXiv 2103.09762, equations 5 and 9; the dual form of Liang & Li 2023.)
-    The authors' code takes the share of |H H^T|^2 in place of |H|^2, which remembers less.
     """
-    energies, directions = free_directions(covariance, space)
-    total = float(covariance.trace())
+    energies, directions = free_directions(G, space)
+    total = float(G.trace())
     outside = energies.flip(0).cumsum(0).flip(0)
     new = int((outside > (1.0 - share + NOTHING) * total).sum())
     if space is not None and space.free:
@@ -136,4 +145,4 @@ def remember(covariance: Tensor, space: InputSpace | None, share: float) -> Inpu
             basis = torch.cat([space.basis.double().cpu(), basis], dim=1)
         if 2 * basis.shape[1] > basis.shape[0]:
             basis, free = torch.linalg.qr(basis, mode="complete").Q[:, basis.shape[1] :], True
-    return InputSpace(basis.to(covariance.device, torch.float32).contiguous(), free)
+    return InputSpace(basis.to(G.device, torch.float32).contiguous(), free)

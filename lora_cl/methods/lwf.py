@@ -22,17 +22,19 @@ TEACHER = "teacher."
 
 
 class LwFOptions(SharedBackboneOptions):
-    """`weighting`: per-task, the loss of the k-th task weighs 1/k and the mean distillation of the
-    earlier heads 1 - 1/k (van de Ven et al. 2022); fixed, the loss weighs 1 and the distillation of
-    each earlier head `strength`, the paper's lambda_o. `temperature`: T of the softened outputs.
-    `new_classes` of a class-incremental run have no part in the distillation (ignored), or the
-    target probability 0 (zero, as van de Ven et al. have it).
+    """`weighting`: per-task, the distillation of each earlier task weighs as much as the loss (van
+    de Ven et al. 2022); fixed, that of each earlier head weighs `strength`, the paper's lambda_o;
+    shares, their mean weighs 1 - 1/k and the loss of the k-th task 1/k (van de Ven & Tolias 2019).
+    `temperature`: T of the softened outputs; `temperature_squared`: the distillation times T^2.
+    `new_classes` of a class-incremental run have the target probability 0 in the distillation
+    (zero), or no part in it (ignored).
     """
 
     temperature: Annotated[float, Field(gt=0.0)] = 2.0
-    weighting: Literal["per-task", "fixed"] = "per-task"
+    temperature_squared: bool = False
+    weighting: Literal["per-task", "fixed", "shares"] = "per-task"
     strength: Annotated[float, Field(ge=0.0)] = 1.0
-    new_classes: Literal["ignored", "zero"] = "ignored"
+    new_classes: Literal["zero", "ignored"] = "zero"
 
 
 class LwF(SharedBackbone):
@@ -79,13 +81,25 @@ class LwF(SharedBackbone):
             student: Sequence[Tensor] = [logits]
         else:
             student = torch.split(self.earlier.logits(features), heads, dim=1)
-        temperature = self.options.temperature
-        losses = [distillation(s, t, temperature) for s, t in zip(student, teacher, strict=True)]
+        o = self.options
+        distilled = torch.stack(
+            [distillation(s, t, o.temperature) for s, t in zip(student, teacher, strict=True)]
+        )
+        if o.temperature_squared:
+            distilled = o.temperature**2 * distilled
+        if o.weighting == "shares":
+            share = 1 / len(self.learned)
+            return share * new + (1 - share) * distilled.mean()
+        return new + self.distillation_weight() * distilled.sum()
+
+    def distillation_weight(self) -> float:
+        """What the distillation of one head weighs, where the loss of the new task weighs 1.
+
+        Per task: a shared head stands for all earlier tasks, the classes seen before for one.
+        """
         if self.options.weighting == "fixed":
-            strength: float = self.options.strength
-            return new + strength * torch.stack(losses).sum()
-        share = 1 / len(self.learned)
-        return share * new + (1 - share) * torch.stack(losses).mean()
+            return float(self.options.strength)
+        return len(self.learned) - 1 if self.benchmark.scenario == "domain" else 1
 
     @torch.no_grad()
     def teacher_logits(self, x: Tensor) -> Tensor:
@@ -112,12 +126,11 @@ class LwF(SharedBackbone):
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """-T^2 mean over n of sum_c q_nc log p_nc, q and p the softmax of ``teacher`` / T and
+    """-mean over n of sum_c q_nc log p_nc, q and p the softmax of ``teacher`` / T and
     ``student`` / T, logits (N, C) (Li & Hoiem 2016, equations 2 and 3).
 
-    Where the student has more outputs than the teacher, q is 0 for those. T^2 keeps the size of
-    the gradient independent of T (Hinton et al. 2015, section 2).
+    Where the student has more outputs than the teacher, q is 0 for those.
     """
     targets = functional.softmax(teacher / temperature, dim=1)
     targets = functional.pad(targets, (0, student.shape[1] - teacher.shape[1]))
-    return temperature**2 * functional.cross_entropy(student / temperature, targets)
+    return functional.cross_entropy(student / temperature, targets)

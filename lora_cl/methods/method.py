@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lora_cl.adapters import parameter_count
+from lora_cl.adapters import merged_parameter_count, parameter_count
 from lora_cl.benchmarks import Benchmark, Task
 from lora_cl.data.streaming import Inputs, parts
 from lora_cl.methods.bank import Bank
-from lora_cl.methods.routing import CHUNK, class_means, entropy, nearest_task
-from lora_cl.models import Network, TaskNetwork, fingerprint, trainable_only
+from lora_cl.methods.means import CHUNK, class_means
+from lora_cl.methods.routing import doubt, nearest_task
+from lora_cl.methods.viewing import guarded
+from lora_cl.models import Network, TaskNetwork, close, fingerprint, trainable_only
 from lora_cl.options import OptionsBase
 from lora_cl.seeding import seed_for
 
@@ -26,10 +28,11 @@ from lora_cl.seeding import seed_for
 class Fit(Protocol):
     """Trains what requires grad on the tasks' samples, shuffled together; the only training loop.
 
-    ``epochs`` replaces the config's duration, such as PackNet's retraining.
+    It takes the steps that the config gives these tasks, or those between two shares of them:
+    fits whose shares meet, such as PackNet's training and retraining, take them all together.
     """
 
-    def __call__(self, tasks: Sequence[Task], *, epochs: int | None = None) -> None: ...
+    def __call__(self, tasks: Sequence[Task], *, start: float = 0.0, end: float = 1.0) -> None: ...
 
 
 class Method(ABC):
@@ -54,6 +57,11 @@ class Method(ABC):
     network: Network
     benchmark: Benchmark
     bank: Bank
+
+    def __init_subclass__(cls, **words: Any) -> None:
+        super().__init_subclass__(**words)
+        if "view" in vars(cls):
+            cls.view = guarded(cls.view)  # type: ignore[method-assign]
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -132,9 +140,13 @@ class Method(ABC):
             self.benchmark.scenario == "domain" and not self.per_task_heads
         )
 
+    @guarded
     @contextmanager
     def view(self, task_id: int) -> Iterator[TaskNetwork]:
-        """The network as that task sees it, for training and evaluation alike."""
+        """The network as that task sees it, for training and evaluation alike, inside the ``with``.
+
+        Raises MethodError for a task that cannot answer. Those of subclasses are guarded, too.
+        """
         yield self.task_network([task_id])
 
     def uses(self, task_id: int, known: Mapping[tuple[int, int], bytes]) -> str:
@@ -156,17 +168,24 @@ class Method(ABC):
             with self.view(tasks[0].id) as network:
                 yield network
         else:
-            yield self.task_network([task.id for task in tasks])
+            network = self.task_network([task.id for task in tasks])
+            try:
+                yield network
+            finally:
+                close(network)
 
     # Finding a withheld task id
 
     def base_features(self, x: Tensor) -> Tensor:
-        """The features of x in the base network, as it was before the first task."""
-        features: Tensor = self.base(x)
+        """The features of x in the base network in eval mode, as it was before the first task."""
+        features: Tensor = self.base.eval()(x)
         return features
 
     def add_prototypes(self, task: Task) -> None:
-        """Keeps the class means of ``task`` in base features, for the prototype router."""
+        """Keeps the class means of ``task`` in base features, for the prototype router.
+
+        A class without samples has none.
+        """
         samples = task.train()
         means = class_means(self.base_features, samples.x, samples.y, task.classes)
         self.kept[f"prototypes.{task.id}"] = means
@@ -184,7 +203,7 @@ class Method(ABC):
                 logits = torch.cat([network(part) for part in parts(x, CHUNK)])
             first = self.benchmark.first_class(task_id)
             labels.append(logits.argmax(1) + (first if self.benchmark.scenario == "class" else 0))
-            doubts.append(entropy(logits))
+            doubts.append(doubt(logits))
         if self.router == "entropy":
             chosen = torch.stack(doubts).argmin(dim=0)
         else:
@@ -258,8 +277,31 @@ class Method(ABC):
         return sum(p.numel() for group in self.param_groups() for p in group["params"])
 
     def total_parameters(self) -> int:
-        """Parameters needed to answer for all tasks so far."""
-        return parameter_count(self.network) + self.bank.parameters()
+        """Parameters needed to answer for all tasks so far, each once, with all merged that can be.
+
+        - The network is what all tasks use together: base, heads, columns, branches. An adapter in
+          it acts for every task; merged into its layer it needs no parameters of its own. A weight
+          in 4 bits counts as one parameter, and cannot take an adapter in and stay in 4 bits.
+        - What is sealed in the bank is switched by task, and can be merged into nothing.
+        - The copy of the base that a router looks at is needed; outputs of classes to come are not.
+
+        Masks, samples, class means and what is kept only to learn on (Fisher information, anchors,
+        remembered spaces, branches that could be merged) are no parameters; ``stored_bytes`` has
+        them.
+        """
+        network = merged_parameter_count(self.network) - self._outputs_to_come()
+        return network + self.bank.parameters() + self._base_copy()
+
+    def _outputs_to_come(self) -> int:
+        """Parameters of a shared head's outputs for classes that were not seen yet."""
+        if self.per_task_heads or self.benchmark.scenario != "class":
+            return 0
+        seen = self.classes_seen()
+        return sum(parameter[seen:].numel() for parameter in self.head(0).parameters())
+
+    def _base_copy(self) -> int:
+        """Parameters of the copy of the base that the prototype router looks at."""
+        return parameter_count(self.base) if "base" in vars(self) else 0
 
     def stored_bytes(self) -> int:
         """Bytes of all learned state: ``state_dict()`` and what the bank holds."""

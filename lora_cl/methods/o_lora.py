@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lora_cl.adapters import LoRA, make_lora
+from lora_cl.adapters.layer import Factor
 from lora_cl.benchmarks import Task
 from lora_cl.methods.shared import LowRankOptions
 from lora_cl.methods.summed import SummedBranches, factors
@@ -42,6 +43,10 @@ class OLoRA(SummedBranches):
 
     Options: ClassVar[type[OptionsBase]] = OLoRAOptions
     summary: ClassVar[str] = "a new LoRA per task, orthogonal to the earlier ones, all summed"
+
+    def prepare(self) -> None:
+        super().prepare()
+        self._pairs: dict[str, tuple[Tensor, Factor, int]] = {}
 
     def make_branch(self, task: Task, layer: str, base: nn.Module) -> LoRA:
         o = self.options

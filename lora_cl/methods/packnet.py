@@ -27,11 +27,12 @@ class PackNetOptions(RouterOptions):
     """`keep`: the share of each layer's free weights that a task keeps.
 
     equal: 1 / (T - k) for task k of T (from 0), so that all tasks own as much. A fixed share
-    leaves (1 - keep)^T of a layer free. `retrain_epochs` follow the pruning.
+    leaves (1 - keep)^T of a layer free. `retrain_share`: the part of a task's steps that follows
+    the pruning; the authors train for 20 epochs and retrain for 10.
     """
 
     keep: Annotated[float, Field(gt=0.0, le=1.0)] | Literal["equal"] = "equal"
-    retrain_epochs: Annotated[int, Field(ge=0)] = 1
+    retrain_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 1 / 3
 
 
 def packnet_kept(free: int, share: float) -> int:
@@ -45,10 +46,11 @@ def packnet_prune(weight: Tensor, free: Tensor, kept: int) -> Tensor:
     Mallya & Lazebnik 2018 (arXiv 1711.05769), section 3. ``weight`` float and ``free`` bool of
     one shape; of equal magnitudes the first ones win.
     """
-    magnitude = weight.detach().abs().masked_fill(~free, -1.0).flatten()
+    candidates = torch.nonzero(free.flatten()).squeeze(1)
+    magnitude = weight.detach().abs().flatten()[candidates]
     chosen = torch.sort(magnitude, descending=True, stable=True).indices[:kept]
-    mask = torch.zeros_like(magnitude, dtype=torch.bool)
-    mask[chosen] = True
+    mask = torch.zeros_like(free.flatten())
+    mask[candidates[chosen]] = True
     return mask.view_as(free)
 
 
@@ -85,12 +87,14 @@ class PackNet(Method):
 
     def learn(self, task: Task, fit: Fit) -> None:
         share = self._share(task.id)
+        # What keeps all its weights has nothing to mend by retraining.
+        pruning = 1.0 - self.options.retrain_share if share < 1.0 else 1.0
         self.moving = FREE
-        fit([task])
+        fit([task], end=pruning)
         self._keep_largest(task.id, share)
         self.moving = _owner(task.id)
-        if share < 1.0 and self.options.retrain_epochs:
-            fit([task], epochs=self.options.retrain_epochs)
+        if pruning < 1.0:
+            fit([task], start=pruning)
         self.guards = None
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lora_cl.benchmarks import Task, permutation
+from lora_cl.data import as_bytes, pixels
 from lora_cl.methods.method import Fit, task_cross_entropy
 from lora_cl.methods.shared import SharedBackbone, SharedBackboneOptions
 from lora_cl.models import TaskNetwork, trainable_only
@@ -88,41 +89,56 @@ class Replay(SharedBackbone):
         seed = self.seed_for("memory batch", self.learned[-1], self.step)
         generator = torch.Generator().manual_seed(seed)
         index = torch.randint(len(y), (count,), generator=generator).to(y.device, non_blocking=True)
-        outputs = y[index] + self.offsets[self.kept["memory.task"][index]]
-        return self.kept["memory.x"].index_select(0, index), outputs
+        outputs = y[index].long() + self.offsets[self.kept["memory.task"][index].long()]
+        return pixels(self.kept["memory.x"].index_select(0, index)), outputs
 
     def remember(self, task: Task) -> None:
-        """Puts samples of the task just learned into the memory."""
+        """Puts samples of the task just learned into the memory, pixels as bytes."""
         samples = task.train()
-        y, device = samples.y, samples.y.device
-        key_seed = self.seed_for("memory", task.id)
+        y = samples.y
+        seed = self.seed_for("memory", task.id)
+        keys = None
         if self.options.memory == "balanced":
-            index = balanced_choice(y, self.options.per_class, key_seed)
-            new = {"x": samples.x[index], "y": y[index], "task": torch.full_like(index, task.id)}
+            index = balanced_choice(y, self.options.per_class, seed)
         else:
-            generator = torch.Generator().manual_seed(key_seed)
-            keys = torch.rand(len(y), generator=generator).to(device)
+            keys = torch.rand(len(y), generator=torch.Generator().manual_seed(seed)).to(y.device)
             index = smallest(keys, self.options.size)
-            new = {"x": samples.x[index], "y": y[index], "task": torch.full_like(index, task.id)}
-            new["key"] = keys[index]
-        memory = {
-            name: torch.cat([self.kept[f"memory.{name}"], part])
-            if f"memory.{name}" in self.kept
-            else part
-            for name, part in new.items()
+        tasks = self.benchmark.n_tasks
+        labels = max(self.benchmark.task_classes(number) for number in range(tasks))
+        new = {
+            "x": as_bytes(samples.x[index]),
+            "y": y[index].to(integers_for(labels)),
+            "task": torch.full_like(index, task.id, dtype=integers_for(tasks)),
         }
+        if keys is not None:
+            new["key"] = keys[index]
+        memory = {name: self._with_earlier(name, part) for name, part in new.items()}
         if "key" in memory:
             index = smallest(memory["key"], self.options.size)
             memory = {name: part[index] for name, part in memory.items()}
         self.kept |= {f"memory.{name}": part for name, part in memory.items()}
+
+    def _with_earlier(self, name: str, part: Tensor) -> Tensor:
+        """What the memory holds of ``name``, and ``part`` after it."""
+        if f"memory.{name}" not in self.kept:
+            return part
+        earlier = self.kept[f"memory.{name}"]
+        if earlier.dtype != part.dtype:  # Some inputs are pixels, others are not.
+            earlier, part = pixels(earlier), pixels(part)
+        return torch.cat([earlier, part])
 
     def details(self) -> dict[str, Any]:
         """How many samples of each task the memory holds."""
         tasks = self.kept.get("memory.task")
         if tasks is None:
             return {}
-        counts = torch.bincount(tasks, minlength=len(self.learned))
+        counts = torch.bincount(tasks.long(), minlength=len(self.learned))
         return {"memory_samples_per_task": [int(count) for count in counts]}
+
+
+def integers_for(count: int) -> torch.dtype:
+    """The smallest type that holds 0 to ``count`` - 1."""
+    return torch.uint8 if count <= 2**8 else torch.int16 if count <= 2**15 else torch.int32
 
 
 def balanced_choice(y: Tensor, per_class: int, seed: int) -> Tensor:

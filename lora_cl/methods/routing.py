@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lora_cl.data.streaming import Inputs, parts
 from lora_cl.errors import ConfigError
 from lora_cl.options import OptionsBase
-
-CHUNK = 2048
 
 
 class RouterOptions(OptionsBase):
     """`router`: how the task is found where the scenario withholds it.
 
-    oracle: it is given, and the record says so. entropy: the task whose head is surest.
-    prototype: the task of the nearest class mean in base features.
+    oracle: it is given, and the record says so. entropy: the task whose head is surest, for the
+    number of its outputs. prototype: the task of the nearest class mean in base features.
     """
 
     router: Literal["oracle", "entropy", "prototype"] = "oracle"
@@ -35,23 +33,24 @@ def check_router(options: OptionsBase, scenario: str) -> None:
         )
 
 
-def entropy(logits: Tensor) -> Tensor:
-    """The entropy (N,) in nats of the softmax of logits (N, k)."""
-    log_p = functional.log_softmax(logits, dim=1)
-    return -(log_p.exp() * log_p).sum(dim=1)
+def doubt(logits: Tensor) -> Tensor:
+    """The entropy of the softmax of logits (N, k), as a share (N,) of the most it can be, ln k.
 
-
-def class_means(features: Callable[[Tensor], Tensor], x: Inputs, y: Tensor, k: int) -> Tensor:
-    """The mean feature (k, d) of each of k labels; a label without samples is infinitely far."""
-    with torch.inference_mode():
-        h = torch.cat([features(part).flatten(1) for part in parts(x, CHUNK)])
-        one_hot = functional.one_hot(y, k).to(h.dtype)
-        counts = one_hot.sum(0)[:, None]
-        means = (one_hot.T @ h) / counts
-        return torch.where(counts > 0, means, torch.full_like(means, torch.inf)).clone()
+    Heads of different sizes can be compared by it. A head with one output cannot doubt and says
+    nothing: its share is 1, that of one that knows nothing.
+    """
+    k = logits.shape[1]
+    if k == 1:
+        return torch.ones_like(logits[:, 0])
+    entropy: Tensor = torch.special.entr(functional.softmax(logits, dim=1)).sum(dim=1)
+    return entropy / math.log(k)
 
 
 def nearest_task(features: Tensor, means: Sequence[Tensor]) -> Tensor:
-    """For features (N, d), the index (N,) of the set of means (k, d) that holds the nearest."""
-    distances = [torch.cdist(features, mean).amin(dim=1) for mean in means]
-    return torch.stack([torch.nan_to_num(d, nan=torch.inf) for d in distances]).argmin(dim=0)
+    """For features (N, d), the index (N,) of the set of means (m, d) that holds the nearest.
+
+    The distances of a row do not depend on the rows beside it.
+    """
+    exact = "donot_use_mm_for_euclid_dist"
+    distances = [torch.cdist(features, mean, compute_mode=exact).amin(dim=1) for mean in means]
+    return torch.stack(distances).argmin(dim=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -17,6 +17,7 @@ from lora_cl.adapters import (
     match_targets,
     wrap,
 )
+from lora_cl.adapters.lora import Init, Scaling
 from lora_cl.benchmarks import Task
 from lora_cl.methods.method import Method
 from lora_cl.models import trainable_only
@@ -26,13 +27,17 @@ SHARED_ADAPTER = "shared"
 
 
 class LowRankOptions(OptionsBase):
-    """`targets`: all-linear, attention, last-K, or a list of layer names and globs."""
+    """`targets`: all-linear, attention, last-K, or a list of layer names and globs.
+
+    `init` of A: `kaiming`, uniform in +-1/sqrt(d_in), or `gaussian`, N(0, (1/rank)^2), whose rows
+    grow as the rank falls. `scaling`: s = alpha / rank, or alpha / sqrt(rank) (rslora).
+    """
 
     rank: Annotated[int, Field(ge=1, le=65536)] = 8
     alpha: Annotated[float, Field(gt=0.0)] = 16.0
     targets: str | list[str] = "all-linear"
-    init: Literal["gaussian", "kaiming"] = "gaussian"
-    scaling: Literal["lora", "rslora"] = "lora"
+    init: Init = "kaiming"
+    scaling: Scaling = "lora"
 
 
 AdapterChoice: Any = choice(

@@ -31,9 +31,10 @@ Factors = tuple[Tensor, Tensor]
 class SummedBranches(Method):
     """W0 + s (B_1 A_1 + ... + B_t A_t): the branches before the last one are frozen.
 
-    Every task is answered with all branches, so no task id is needed to choose one. Whatever the
-    number of tasks they are two adapters: ``past``, the earlier branches side by side, and
-    ``current``, that of the latest task.
+    Every task is answered with all branches, so no task id is needed to choose one, and they could
+    be merged into W0; they are kept for what is learned next. Whatever the number of tasks they are
+    two adapters: ``past``, the earlier branches side by side, and ``current``, that of the latest
+    task.
     """
 
     @abstractmethod
@@ -60,7 +61,9 @@ class SummedBranches(Method):
             self._gradient_checked = True
 
     def current(self) -> dict[str, LoRA]:
-        """Layer name to the branch of the latest task."""
+        """Layer name to the branch of the latest task; empty before the first one."""
+        if not self.learned:
+            return {}
         return cast("dict[str, LoRA]", adapter_modules(self.network.backbone, CURRENT))
 
     def past(self) -> dict[str, LoRA]:

@@ -13,6 +13,7 @@ from lora_cl.models.mlp import Mlp, MlpOptions
 from lora_cl.models.network import (
     Network,
     TaskNetwork,
+    close,
     content_hash,
     fingerprint,
     known_hashes,
@@ -20,6 +21,7 @@ from lora_cl.models.network import (
     trainable_only,
     training_mode,
 )
+from lora_cl.models.norms import calibrate_norms, keep_statistics
 from lora_cl.models.prefix import without_prefix
 from lora_cl.options import OptionsBase, choice
 from lora_cl.plugins import Parts
@@ -54,8 +56,11 @@ __all__ = [
     "Network",
     "TaskNetwork",
     "build_network",
+    "calibrate_norms",
+    "close",
     "content_hash",
     "fingerprint",
+    "keep_statistics",
     "known_hashes",
     "seeded",
     "trainable_only",

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lora_cl.errors import MethodError
+
 
 @contextmanager
 def _seeded(seed: int) -> Any:
@@ -93,6 +95,27 @@ class TaskNetwork(nn.Module):
         else:
             logits = torch.cat([head(features) for head in self.heads], dim=1)
         return logits if self.outputs is None else logits[:, : self.outputs]
+
+
+class _ClosedNetwork(TaskNetwork):
+    """A network whose time is over: it says so, and answers nothing."""
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise MethodError(
+            "this network was a view, and its `with` has ended: what it showed belongs to other "
+            "tasks by now; use it inside `with method.view(task) as network:`"
+        )
+
+    forward = logits = _apply = _refuse
+    state_dict = load_state_dict = named_parameters = named_buffers = _refuse
+
+    def __getattr__(self, name: str) -> Any:
+        return self._refuse() if name in ("backbone", "heads") else super().__getattr__(name)
+
+
+def close(network: TaskNetwork) -> None:
+    """Ends the time in which ``network`` may be used; costs those nothing that are open."""
+    network.__class__ = _ClosedNetwork
 
 
 def training_mode(network: nn.Module) -> None:

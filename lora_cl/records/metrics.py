@@ -59,7 +59,8 @@ def learning_accuracy(matrix: Matrix) -> float | None:
 def forgetting(matrix: Matrix) -> float | None:
     """mean_{j<T-1} (max_{j<=i<T-1} R[i, j] - R[T-1, j]); negative if old tasks got better.
 
-    None for T = 1. Chaudhry et al. 2018, "Riemannian Walk", section 2.1 (F_k at k = T).
+    None for T = 1. Chaudhry et al. 2018, "Riemannian Walk", section "Forgetting and Intransigence":
+    F_k at k = T.
     """
     r = as_matrix(matrix)
     return _mean(_best(r[:-1, :-1]) - r[-1, :-1])
@@ -112,8 +113,12 @@ def forward_transfer(matrix: Matrix, untrained: Vector | None) -> float | None:
 def intransigence(matrix: Matrix, joint_matrix: Matrix) -> float | None:
     """mean_j (R_joint[T-1, j] - R[j, j]): what learning in sequence costs against joint training.
 
-    ``joint_matrix`` (T, T) is of a joint run of the same seed; only its last row is used.
-    Chaudhry et al. 2018, section 2.2. Raises ValueError if the numbers of tasks differ.
+    ``joint_matrix`` (T, T) is of a joint run of the same seed; only its last row is used: one model
+    trained on all T tasks. After Chaudhry et al. 2018, section "Forgetting and Intransigence",
+    whose I_j = a*_j - a_jj has for each task j a reference of its own, trained jointly on the tasks
+    up to j alone. The reference here also knew the tasks after j, and in class-incremental runs had
+    their classes to choose from; for j = T-1 both are the same. Raises ValueError if the numbers
+    of tasks differ.
     """
     r, joint = as_matrix(matrix), as_matrix(joint_matrix)
     if r.shape != joint.shape:

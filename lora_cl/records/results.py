@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lora_cl.errors import ResultsError
+from lora_cl.files import read_regular
 from lora_cl.records.files import json_pieces, write_atomic
+from lora_cl.records.plain_json import NumberError, read_json
 
 SCHEMA_VERSION = 1
 RESULT = "result.json"
 CHECKSUM = "checksum"
+
+MAX_BYTES, MAX_PARTS = 2**27, 2_000_000
+"""Of a record: three matrices of 1300 tasks have 122 MB; lists and mappings in it."""
+
+RUN_FOLDER = re.compile(r"seed(?P<seed>[0-9]+)-(?P<hash>[0-9a-f]+)")
+"""How the folder of a run is called."""
 
 
 def write_result(folder: Path, record: dict[str, Any]) -> None:
@@ -30,21 +39,27 @@ def _checksum(record: dict[str, Any]) -> str:
 def read_result(folder: Path) -> dict[str, Any] | None:
     """The run's record; None where there is none yet.
 
-    Raises ResultsError if it is torn, altered, foreign or of another schema version.
+    Raises ResultsError if it is torn, altered, foreign, of another schema version or too large.
     """
     path = folder / RESULT
     try:
-        value = json.loads(path.read_bytes())
+        content = read_regular(path, MAX_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise ResultsError(f"{path}: cannot be read: {error.strerror}") from None
+    if content.count(b"[") + content.count(b"{") > MAX_PARTS:
+        raise ResultsError(f"{path}: has more lists and mappings than a record ({MAX_PARTS:,})")
+    try:
+        value = read_json(content)
+    except NumberError as error:
+        raise ResultsError(f"{path}: {error}") from None
     except (ValueError, RecursionError):
         raise ResultsError(f"{path}: is not a whole JSON file") from None
     if not isinstance(value, dict):
         raise ResultsError(f"{path}: is not a record")
     version = value.get("schema_version")
-    if version != SCHEMA_VERSION:
+    if type(version) is not int or version != SCHEMA_VERSION:
         raise ResultsError(
             f"{path}: has schema version {str(version)[:20]}, this lora-cl reads {SCHEMA_VERSION}"
         )
@@ -53,11 +68,24 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         raise ResultsError(f"{path}: has no checksum, so it is no whole record")
     try:
         found = _checksum(value)
-    except (ValueError, RecursionError):  # NaN, which no record holds
+    except (ValueError, RecursionError):
         found = ""
     if found != written:
         raise ResultsError(f"{path}: is not what was written: its checksum does not fit")
     return value
+
+
+def read_own_result(folder: Path) -> dict[str, Any] | None:
+    """As ``read_result``; also a ResultsError if the folder's name is that of another run."""
+    result = read_result(folder)
+    name = RUN_FOLDER.fullmatch(folder.resolve().name)
+    if result is not None and name is not None and len(name["hash"]) >= 8:
+        found = str(result.get("hash"))
+        if not found.startswith(name["hash"]):
+            raise ResultsError(
+                f"{folder / RESULT}: is foreign: it is the record of run {found[:12]}"
+            )
+    return result
 
 
 def status_of(folder: Path, run_hash: str) -> str | None:

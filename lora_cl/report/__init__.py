@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora_cl.errors import ResultsError
-from lora_cl.records.folders import load_records
+from lora_cl.records.folders import Notice, load_records, unheard
 from lora_cl.report.aggregate import aggregate
 from lora_cl.report.differences import differences
 from lora_cl.report.frame import to_frame
@@ -21,12 +21,13 @@ def compare_table(
     details: bool = False,
     width: int | None = None,
     color: bool = False,
+    notice: Notice = unheard,
 ) -> str:
     """The comparison of all run folders below ``paths``; see ``render`` for the rest.
 
-    Raises ResultsError if there are none.
+    ``notice`` hears of places that were not looked into. Raises ResultsError if there are none.
     """
-    records = load_records(paths)
+    records = load_records(paths, notice)
     if not records:
         places = ", ".join(map(str, paths))
         raise ResultsError(f"no runs in {places}; `lora-cl run CONFIG` makes some")

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lora_cl.errors import ResultsError
 from lora_cl.records.events import read_events
-from lora_cl.records.folders import CONFIG
-from lora_cl.records.results import RESULT, read_result
+from lora_cl.records.folders import is_run
+from lora_cl.records.results import read_own_result
 from lora_cl.text import one_line
 
-ENVIRONMENT = ("versions", "device", "device_name", "system", "threads")
-MAX_CONFIG_BYTES = 65_536
+ENVIRONMENT = ("versions", "device", "device_name", "system", "threads", "arithmetic")
+MOST_VALUES = 20_000
+"""No run has so many options, versions or data sets."""
 _NOTHING = object()
 
 
@@ -41,41 +40,36 @@ class _Run:
     """What is compared of a run folder."""
 
     def __init__(self, folder: Path) -> None:
-        if not (folder / CONFIG).is_file() and not (folder / RESULT).is_file():
+        if not is_run(folder):
             raise ResultsError(
                 f"{folder}: is not a run folder (RESULTS/EXPERIMENT/LABEL/SEED-HASH)"
             )
-        result = read_result(folder) or {}
+        result = read_own_result(folder) or {}
         provenance = _mapping(result.get("provenance"))
         self.hash = result.get("hash")
-        config = _mapping(result.get("config")) or _read_config(folder)
-        self.config = _flat({**config, "methods": _labelled(config.get("methods"))})
-        self.environment = _flat({k: v for k, v in provenance.items() if k in ENVIRONMENT})
-        self.data = _flat(_mapping(provenance.get("data")))
+        logged = self._read_log(folder)
+        config = _mapping(result.get("config")) or logged
+        self.config = _flat({**config, "methods": _labelled(config.get("methods"))}, folder)
+        environment = {k: v for k, v in provenance.items() if k in ENVIRONMENT}
+        self.environment = _flat(environment, folder)
+        self.data = _flat(_mapping(provenance.get("data")), folder)
         self.status = result.get("status", "unfinished")
         self.matrix = result.get("accuracy_matrix")
-        # What was done again after a crash was logged again: the last word counts.
-        self.losses = {
-            (event["task"], event["fit"], event["epoch"]): event["loss"]
-            for event, _ in read_events(folder)
-            if event["event"] == "epoch"
-            and all(type(event.get(name)) is int for name in ("task", "fit", "epoch"))
-            and type(event.get("loss")) in (int, float)
-        }
 
+    def _read_log(self, folder: Path) -> dict[str, Any]:
+        """Sets ``losses``; returns the config, which is there before the record is.
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    try:
-        with path.open("rb") as file:
-            value = yaml.safe_load(file.read(MAX_CONFIG_BYTES).decode())
-    except OSError as error:
-        raise ResultsError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError, yaml.YAMLError):
-        raise ResultsError(f"{path}: is damaged: not YAML") from None
-    if not isinstance(value, dict):
-        raise ResultsError(f"{path}: is damaged: not the config of a run")
-    return value
+        What was done again after a crash was logged again: the last word counts.
+        """
+        self.losses: dict[tuple[Any, ...], float] = {}
+        config: dict[str, Any] = {}
+        for event, _ in read_events(folder):
+            config = _mapping(event.get("config")) or config
+            place = tuple(event.get(name) for name in ("task", "fit", "epoch"))
+            whole = event["event"] == "epoch" and all(type(part) is int for part in place)
+            if whole and type(event.get("loss")) in (int, float):
+                self.losses[place] = event["loss"]
+        return config
 
 
 def _labelled(methods: Any) -> Any:
@@ -90,18 +84,20 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as one mapping with dotted keys."""
-    items: Iterator[tuple[Any, Any]] = iter(())
-    if isinstance(value, Mapping) and value:
-        items = iter(value.items())
-    elif isinstance(value, list) and value:
-        items = iter(enumerate(value))
-    else:
-        return {prefix: value} if prefix else {}
+def _flat(value: Any, folder: Path) -> dict[str, Any]:
+    """Nested mappings and lists as one mapping with dotted keys, in their order."""
     flat: dict[str, Any] = {}
-    for key, item in items:
-        flat |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
+    waiting = [("", value)]
+    while waiting:
+        prefix, value = waiting.pop()
+        items = [*value.items()] if isinstance(value, dict) else []
+        items = [*enumerate(value)] if isinstance(value, list) else items
+        if items:
+            waiting += [(f"{prefix}.{key}" if prefix else str(key), v) for key, v in items[::-1]]
+        elif prefix:
+            flat[prefix] = value
+        if len(flat) + len(waiting) > MOST_VALUES:
+            raise ResultsError(f"{folder}: its record holds more than {MOST_VALUES:,} options")
     return flat
 
 
@@ -133,20 +129,22 @@ def _losses(a: _Run, b: _Run) -> str | None:
     return None
 
 
-def _place(place: tuple[int, int, int] | None) -> str:
+def _place(place: tuple[Any, ...] | None) -> str:
     return "nothing" if place is None else f"task {place[0]}, fit {place[1]}, epoch {place[2]}"
 
 
 def _matrices(a: Any, b: Any) -> str | None:
     """The first entry that differs."""
-    entries = [
-        {
-            f"after task {key.replace('.', ', on task ')}": value
-            for key, value in _flat(matrix).items()
-        }
-        for matrix in (a, b)
-    ]
-    return _first("accuracy matrix", *entries)
+    return _first("accuracy matrix", _entries(a), _entries(b))
+
+
+def _entries(matrix: Any) -> dict[str, Any]:
+    rows = enumerate(matrix) if isinstance(matrix, list) else ()
+    return {
+        f"after task {i}, on task {j}": value
+        for i, row in rows
+        for j, value in enumerate(row if isinstance(row, list) else [row])
+    }
 
 
 def _shown(value: Any) -> str:

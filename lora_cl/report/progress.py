@@ -7,6 +7,7 @@ learned task and each finished run. Nothing here starts a thread: the engine may
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +22,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lora_cl.records.events import EVENTS, read_events
+from lora_cl.records.events import EventLog
+from lora_cl.streams import patient
 from lora_cl.text import duration, one_line
 
 SHOWN_ACCURACIES = 5
@@ -46,11 +48,12 @@ class RunLabel:
 class _State:
     """Where one run stands: tasks count from 0, ``share`` is that of the current fit in [0, 1].
 
+    ``log`` is what its events come from, and how far it was read.
     ``began`` is when it was first seen at work in this session, at ``began_at`` of its whole way;
     ``started`` and ``latest`` are times from the log, on the clock of the machine that wrote it.
     """
 
-    offset: int = 0
+    log: EventLog
     tasks: int = 0
     task: int = 0
     share: float = 0.0
@@ -104,14 +107,14 @@ class _State:
 class Progress:
     """Shows how far ``runs`` are, from entering until leaving; a context manager.
 
-    The engine calls ``poll`` a few times a second and ``finished`` once per run. ``console`` is
-    where to, by default stderr.
+    The engine calls ``poll`` a few times a second and ``finished`` once per run.
+    ``console`` is where to, by default stderr.
     """
 
     def __init__(self, runs: Sequence[RunLabel], console: Console | None = None) -> None:
         self.runs = list(runs)
-        self.console = console or Console(stderr=True)
-        self.states = [_State() for _ in runs]
+        self.console = console or _on_stderr()
+        self.states = [_State(EventLog(run.folder)) for run in runs]
         self.start = time.time()
         live = self.console.is_terminal and not self.console.is_dumb_terminal
         self._live = (
@@ -144,7 +147,7 @@ class Progress:
         if self._live:
             self._live.stop()
         if kind is None and self.runs:
-            self._say(self._summary())
+            self.say(self._summary())
 
     def poll(self) -> None:
         """Reads what is new in the event logs and shows it; cheap, and never waits."""
@@ -171,32 +174,33 @@ class Progress:
         if message:
             text += f": {one_line(message)}"
         if self._live is None or message:
-            self._say(text)
+            self.say(text)
         if self._live:
             self._live.update(self._view(), refresh=True)
 
     def _read(self, index: int, news: bool = True) -> None:
-        folder, state = self.runs[index].folder, self.states[index]
-        size = _size(folder)
-        if size < state.offset:
+        state = self.states[index]
+        size = state.log.size()
+        if size < state.log.offset:
             # The log was begun anew, so the run was too.
-            state = self.states[index] = _State()
-        if size == state.offset:
+            state = self.states[index] = _State(EventLog(self.runs[index].folder))
+        if size == state.log.offset:
             return
-        before = state.offset
-        for event, offset in read_events(folder, before):
-            state.offset = offset
+        found = False
+        for event in state.log.new():
+            found = True
             state.take(event)
             measured = event["event"] == "evaluated" and _mean(state.accuracies) is not None
             if news and measured and self._live is None:
-                self._say(
+                self.say(
                     f"{self.runs[index].name}: task {state.task} of {state.tasks} learned, "
                     f"accuracy {_accuracies(state.accuracies)}"
                 )
-        if news and state.offset > before and state.began is None:
+        if news and found and state.began is None:
             state.began, state.began_at = time.time(), state.way
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """A line of news, above the live view if there is one."""
         # A closed pipe or a full disk must not end a run for a line of progress.
         with contextlib.suppress(OSError, ValueError):
             if self._live:
@@ -258,11 +262,12 @@ class Progress:
         return f"{len(self.runs)} runs: {told}, in {duration(max(0.0, time.time() - self.start))}"
 
 
-def _size(folder: Path) -> int:
-    try:
-        return (folder / EVENTS).stat().st_size
-    except OSError:
-        return 0
+def _on_stderr() -> Console:
+    """A terminal only if stderr is one, whatever FORCE_COLOR says: the view redraws itself."""
+    stream = patient(sys.stderr)
+    if stream is None:
+        return Console(stderr=True, force_terminal=False)
+    return Console(file=stream, force_terminal=stream.isatty())
 
 
 def _whole(event: dict[str, Any], key: str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 import lora_cl.records.metrics as metrics
 from lora_cl.records.folders import Record
+from lora_cl.records.plain_json import LARGEST
 from lora_cl.records.results import SCHEMA_VERSION
 from lora_cl.text import one_line
 
@@ -166,8 +166,8 @@ def _amount(cost: dict[str, Any], name: str) -> float | None:
     value = cost.get(name)
     if value is None:
         return None
-    if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
-        raise _MalformedError(f"cost.{name} is {value!r}, not a number from 0 on")
+    if type(value) not in (int, float) or not 0 <= value <= LARGEST:
+        raise _MalformedError(f"cost.{name} is {value!r}, not a number from 0 to {LARGEST:.0e}")
     return float(value)
 
 

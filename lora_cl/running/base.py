@@ -5,20 +5,33 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lora_cl.benchmarks.benchmark import permutation, samples_of
+from lora_cl.benchmarks.benchmark import Benchmark, permutation, samples_of
 from lora_cl.config import Config
 from lora_cl.data import DATASETS, Dataset, data_root, pixels
+from lora_cl.data.streaming import subset
 from lora_cl.errors import ConfigError, ResultsError
 from lora_cl.methods.full import Full
 from lora_cl.methods.shared import SharedBackboneOptions
-from lora_cl.models import BACKBONES, Network, TaskNetwork, build_network, seeded
+from lora_cl.models import (
+    BACKBONES,
+    Network,
+    TaskNetwork,
+    build_network,
+    calibrate_norms,
+    keep_statistics,
+    seeded,
+)
+from lora_cl.options import user_path
 from lora_cl.plugins import code_of
+from lora_cl.records.files import unwritable
+from lora_cl.running.arithmetic import reproducible
 from lora_cl.running.checkpoints import load_tensors, require_owner, save_tensors
 from lora_cl.running.machine import code_version, require_same
 from lora_cl.seeding import seed_for
@@ -26,20 +39,28 @@ from lora_cl.text import one_line
 from lora_cl.training import loop
 from lora_cl.training.optimizers import make_optimizer
 
+NORM_SAMPLES = 512
+
+NOTHING: Mapping[str, str] = {}
+
 
 def base_network(
     config: Config,
     seed: int,
-    input_shape: torch.Size,
+    benchmark: Benchmark,
     device: torch.device,
     data_dir: Path | None,
-    content: Mapping[str, str],
+    content: Mapping[str, str] = NOTHING,
 ) -> Network:
-    """The network that every method of this seed starts from, without heads, on ``device``.
+    """The network that every method of this seed starts from, without heads, on ``device``, in eval
+    mode.
 
     A pretrained backbone is cached beside the data sets, under the hash of all that decides it.
-    Weights or data that are not those that ``content`` names are a ResultsError.
+    Where it cannot be, every run trains it anew, to the same bytes.
+    The norms of a random one, which have seen no data, get the statistics of inputs of the first
+    task. Weights or data that are not those that ``content`` names are a ResultsError.
     """
+    input_shape = benchmark.input_shape
     network = build_network(config.model, input_shape, seed_for(seed, "backbone")).to(device)
     if config.base.weights is not None:
         require_same(content, "base.weights", weights_checksum(Path(config.base.weights)))
@@ -53,32 +74,71 @@ def base_network(
             tensors, meta = load_tensors(cached)
             require_owner(cached, meta, key=key)
         except ResultsError:
-            _pretrain(network, config, seed, data)
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            save_tensors(cached, network.backbone.state_dict(), {"key": key})
+            with reproducible(config.threads):  # Whoever asks for it, a run or a reader of one.
+                _pretrain(network, config, seed, data)
+            with suppress(OSError):  # It is a mere cache.
+                cached.parent.mkdir(parents=True, exist_ok=True)
+                save_tensors(cached, network.backbone.state_dict(), {"key": key})
         else:
             network.backbone.load_state_dict(tensors)
-    return network
+    elif keep_statistics(network.backbone):
+        x = benchmark.task(0).train().x
+        chosen = permutation(len(x), seed_for(seed, "norm statistics"))[:NORM_SAMPLES]
+        calibrate_norms(network.backbone, subset(x, chosen.to(device))[:NORM_SAMPLES])
+    return network.eval()
+
+
+ALLOWED = (torch.float32, torch.float16, torch.bfloat16)
+"""Types of weights: every number of theirs is one of float32, so that nothing is rounded."""
+
+
+def uncached_bases(config: Config, data_dir: Path | None) -> str:
+    """Why pretrained backbones cannot be kept for other runs, in a line; empty where they can."""
+    if config.base.pretrain is None:
+        return ""
+    folder = data_root(data_dir) / "bases"
+    reason = unwritable(folder)
+    told = f"{folder}: cannot be written to ({reason}): each run pretrains a base that is not there"
+    return told if reason else ""
 
 
 def load_weights(network: Network, path: Path) -> None:
     """Backbone weights from a safetensors file of lora-cl, or a plain one with the same names.
 
-    Raises ConfigError if it cannot be read or does not hold this backbone.
+    Raises ConfigError if it cannot be read or does not hold this backbone, in float32 or a shorter
+    type, all numbers finite.
     """
-    try:
-        tensors = _read(path)
-        prefixes = ("method.network.backbone.", "network.backbone.", "backbone.")
-        for prefix in prefixes:
-            if any(name.startswith(prefix) for name in tensors):
-                tensors = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-                break
-        network.backbone.load_state_dict(tensors)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = one_line(error)
-        raise ConfigError(
-            f"{path}: does not hold this backbone: {reason}", "base.weights"
-        ) from None
+    path = user_path(path)
+    tensors = _read(path)
+    for prefix in ("method.network.backbone.", "network.backbone.", "backbone."):
+        if any(name.startswith(prefix) for name in tensors):
+            tensors = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+            break
+    expected = network.backbone.state_dict()
+    if problem := _misfit(expected, tensors):
+        message = f"{path}: does not hold this backbone: {problem}"
+        raise ConfigError(message, "base.weights")
+    network.backbone.load_state_dict(tensors)
+
+
+def _misfit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """Why ``found`` cannot be loaded into ``expected`` without loss; empty if it can."""
+    for name in [*expected, *found]:
+        told = one_line(name, limit=80)
+        if name not in found:
+            return f"{told} is missing; it holds {one_line(', '.join(found), limit=120)}"
+        if name not in expected:
+            return f"{told} is no part of it; it has {one_line(', '.join(expected), limit=120)}"
+        want, have = expected[name], found[name]
+        if want.shape != have.shape:
+            return f"{told} has shape {tuple(have.shape)}, needed is {tuple(want.shape)}"
+        allowed = ALLOWED if want.dtype == torch.float32 else (want.dtype,)
+        if have.dtype not in allowed:
+            types = ", ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
+            return f"{told} has type {str(have.dtype).removeprefix('torch.')}; allowed: {types}"
+        if not bool(torch.isfinite(have).all()):
+            return f"{told} holds a NaN or infinite value"
+    return ""
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -86,15 +146,26 @@ def _read(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
+        if path.is_dir():
+            raise ValueError("is a directory; a .safetensors file is needed")
+        if path.exists() and not path.is_file():
+            raise ValueError("is no regular file")
         return load_file(path)
+    except FileNotFoundError:
+        problem = "no such file"
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror or one_line(error)}"
     except SafetensorError as error:
-        raise ValueError(f"not a safetensors file ({error})") from None
+        problem = f"is not a safetensors file ({one_line(error)})"
+    except ValueError as error:
+        problem = str(error)
+    raise ConfigError(f"{path}: {problem}", "base.weights")
 
 
 def weights_checksum(path: Path) -> str:
     """The sha256 of a weights file; ConfigError if it cannot be read."""
     try:
-        return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+        return f"sha256:{hashlib.sha256(user_path(path).read_bytes()).hexdigest()}"
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}", "base.weights") from None
 

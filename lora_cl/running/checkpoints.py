@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import shutil
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,69 +15,57 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from lora_cl.errors import ResultsError
+from lora_cl.files import open_regular
 from lora_cl.methods import Bank
-from lora_cl.records.files import sync_directory, to_json, write_atomic
+from lora_cl.records.files import (
+    make_within,
+    require_folder,
+    sorted_json,
+    sync_directory,
+    write_atomic,
+)
+from lora_cl.records.layout import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    checkpoint_file,
+    checkpoints_in,
+    remove_checkpoints,
+    remove_sealed,
+    task_folder,
+    tasks_in,
+)
+from lora_cl.records.tensor_files import (
+    META,
+    blocks,
+    read_header,
+    read_verified,
+    require_config,
+    require_owner,
+    with_checksum,
+)
 
-CHECKSUM, META = "lora_cl_checksum", "lora_cl"
+__all__ = ["AdapterFolder", "Checkpoints", "load_tensors", "require_owner", "save_tensors"]
+
+Tensors = dict[str, Tensor]
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
     """Writes tensors and JSON metadata as one safetensors file, atomically, with a checksum."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(meta, sort_keys=True)
-    body = save_safetensors(plain, {META: text, "format": "pt"})
-    header, data = _parts(body)
-    digest = hashlib.sha256(_canonical(header))
-    digest.update(data)
-    header["__metadata__"][CHECKSUM] = digest.hexdigest()
-    # The library writes the metadata in no fixed order; the same content should be the same bytes.
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    write_atomic(path, [struct.pack("<Q", len(encoded)) + encoded, data])
+    write_atomic(path, with_checksum(save_safetensors(plain, {META: text, "format": "pt"})))
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """The tensors (on the CPU) and metadata of a file that ``save_tensors`` wrote.
 
     Raises ResultsError, naming the file, if it is missing, torn, altered or foreign.
     """
+    header, body = read_verified(path)
     try:
-        body = path.read_bytes()
-    except OSError as error:
-        raise ResultsError(f"{path}: cannot be read: {error.strerror}") from None
-    try:
-        header, data = _parts(body)
-        written = header["__metadata__"].pop(CHECKSUM)
-        digest = hashlib.sha256(_canonical(header))
-        digest.update(data)
-        if digest.hexdigest() != written:
-            raise ValueError("checksum")
-        return load_safetensors(body), json.loads(header["__metadata__"][META])
-    except Exception:
+        return load_safetensors(body), header.meta
+    except Exception:  # Whatever a header under a right checksum may lead the library to.
         raise ResultsError(f"{path}: is damaged, or not a file of lora-cl") from None
-
-
-def require_owner(path: Path, meta: Mapping[str, Any], **owner: object) -> None:
-    """Raises ResultsError if a whole file is not the one that should lie at ``path``."""
-    for name, value in owner.items():
-        if meta.get(name) != value:
-            found, wanted = str(meta.get(name))[:12], str(value)[:12]
-            raise ResultsError(f"{path}: is foreign: it belongs to {name} {found}, not {wanted}")
-
-
-def _parts(body: bytes) -> tuple[dict[str, Any], memoryview]:
-    """A safetensors file's header and its data."""
-    (length,) = struct.unpack("<Q", body[:8])
-    header = json.loads(body[8 : 8 + length])
-    return header, memoryview(body)[8 + length :]
-
-
-def _canonical(header: dict[str, Any]) -> bytes:
-    return json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
-
-
-Tensors = dict[str, Tensor]
 
 
 class _Seal(NamedTuple):
@@ -101,7 +86,7 @@ class AdapterFolder(Bank):
     ``run`` is the hash of the run, which is written with every task and checked on reading.
     """
 
-    FILE, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+    FILE, CONFIG = ADAPTER, ADAPTER_CONFIG
 
     def __init__(self, folder: Path, device: torch.device, run: str | None = None) -> None:
         self.folder = folder
@@ -115,7 +100,7 @@ class AdapterFolder(Bank):
         return self._seal(task_id).fingerprint
 
     def parameters(self) -> int:
-        for task_id in self._numbers():
+        for task_id in tasks_in(self.folder):
             if task_id not in self._seals and task_id in self:
                 self._seal(task_id)
         return sum(seal.parameters for seal in self._seals.values())
@@ -128,35 +113,34 @@ class AdapterFolder(Bank):
             stat = (found.st_size, found.st_mtime_ns, found.st_ino)
             if known is not None and known.stat == stat:
                 return known
-            body = Path(path).read_bytes()
-            header, _ = _parts(body)
+            header = read_header(Path(path))
+            digest = hashlib.blake2b(digest_size=16)
+            with open_regular(path) as file:
+                for block in blocks(file):
+                    digest.update(block)
         except FileNotFoundError:
             raise KeyError(task_id) from None
-        except (OSError, ValueError, struct.error):
-            raise ResultsError(f"{path}: cannot be read or is damaged") from None
-        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-        count = sum(math.prod(shape) for shape in shapes)
-        digest = hashlib.blake2b(body, digest_size=16).hexdigest()
-        self._seals[task_id] = _Seal(path, stat, digest, count)
+        except OSError as error:
+            raise ResultsError(f"{path}: cannot be read: {error.strerror}") from None
+        self._seals[task_id] = _Seal(path, stat, digest.hexdigest(), header.parameters)
         return self._seals[task_id]
 
     def path(self, task_id: int) -> Path:
-        return self.folder / f"task-{task_id:03d}"
+        return self.folder / task_folder(task_id)
 
     def _file(self, task_id: int) -> str:
         # As text: asked for every sealed task after every task, a Path would cost twice the time.
-        return f"{self.folder}{os.sep}task-{task_id:03d}{os.sep}{self.FILE}"
+        return f"{self.folder}{os.sep}{task_folder(task_id)}{os.sep}{self.FILE}"
 
     def __setitem__(self, task_id: int, tensors: Tensors) -> None:
         self._seals.pop(task_id, None)
-        place = self.path(task_id)
-        place.mkdir(parents=True, exist_ok=True)
+        place = make_within(self.folder.parent, self.folder.name, task_folder(task_id))
         encoded = self.encode(tensors)
         if encoded is None:
             save_tensors(place / self.FILE, tensors, {"run": self.run, "task": task_id})
         else:
             config, tensors = encoded
-            write_atomic(place / self.CONFIG, _sorted(config))
+            write_atomic(place / self.CONFIG, sorted_json(config))
             meta = {"run": self.run, "task": task_id, "peft": config}
             save_tensors(place / self.FILE, tensors, meta)
         sync_directory(self.folder)
@@ -164,9 +148,7 @@ class AdapterFolder(Bank):
     def check(self, task_id: int) -> None:
         """Also looks at PEFT's config, which is for others: nothing here reads it."""
         _, meta = self._load(task_id)
-        path = self.path(task_id) / self.CONFIG
-        if "peft" in meta and not (path.is_file() and path.read_bytes() == _sorted(meta["peft"])):
-            raise ResultsError(f"{path}: is missing or damaged")
+        require_config(self.path(task_id) / self.CONFIG, meta)
 
     def _load(self, task_id: int) -> tuple[Tensors, dict[str, Any]]:
         if task_id not in self:
@@ -189,22 +171,14 @@ class AdapterFolder(Bank):
 
     def __delitem__(self, task_id: int) -> None:
         self._seals.pop(task_id, None)
-        shutil.rmtree(self.path(task_id))
+        require_folder(self.folder)
+        remove_sealed(self.path(task_id))
 
     def __iter__(self) -> Iterator[int]:
-        return iter([task_id for task_id in self._numbers() if task_id in self])
+        return iter([task_id for task_id in tasks_in(self.folder) if task_id in self])
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
-
-    def _numbers(self) -> list[int]:
-        """Of all tasks that have a folder, which may be empty yet."""
-        names = os.listdir(self.folder) if self.folder.is_dir() else []
-        return sorted(int(n.removeprefix("task-")) for n in names if n.startswith("task-"))
-
-
-def _sorted(config: Mapping[str, Any]) -> bytes:
-    return to_json(json.loads(json.dumps(config, sort_keys=True)))
 
 
 class Checkpoints:
@@ -218,8 +192,8 @@ class Checkpoints:
 
     def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Writes the next checkpoint, then removes those that are no longer needed."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        numbers = self._numbers()
+        make_within(self.folder.parent, self.folder.name)
+        numbers = checkpoints_in(self.folder)
         number = max(numbers, default=-1) + 1
         save_tensors(self._path(number), tensors, {**meta, "run": self.run})
         for old in sorted([*numbers, number])[: -self.KEEP]:
@@ -227,7 +201,8 @@ class Checkpoints:
 
     def newest_first(self, say: Callable[[str], None]) -> Iterator[tuple[Tensors, dict[str, Any]]]:
         """The whole checkpoints; ``say`` hears of those that are damaged."""
-        for number in sorted(self._numbers(), reverse=True):
+        require_folder(self.folder)
+        for number in reversed(checkpoints_in(self.folder)):
             path = self._path(number)
             try:
                 tensors, meta = load_tensors(path)
@@ -239,11 +214,8 @@ class Checkpoints:
                 yield tensors, meta
 
     def clear(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _numbers(self) -> list[int]:
-        stems = [path.stem for path in self.folder.glob("*.safetensors")]
-        return [int(stem) for stem in stems if stem.isdecimal()]
+        """Removes what was saved; what else lies there stays."""
+        remove_checkpoints(self.folder)
 
     def _path(self, number: int) -> Path:
-        return self.folder / f"{number:08d}.safetensors"
+        return self.folder / checkpoint_file(number)

@@ -6,9 +6,7 @@ writes itself is ever removed.
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +15,22 @@ from typing import Any
 from lora_cl.config import RunConfig
 from lora_cl.errors import LoraClError, ResultsError
 from lora_cl.records.events import EVENTS
-from lora_cl.records.files import remove_temporaries, sync_directory, write_atomic
+from lora_cl.records.files import make_within, sync_directory, write_atomic
 from lora_cl.records.folders import CONFIG
+from lora_cl.records.integrity import first_fault
+from lora_cl.records.layout import (
+    ADAPTERS,
+    CHECKPOINT,
+    MODEL,
+    OURS,
+    anew,
+    remove_checkpoints,
+    remove_ours,
+    remove_temporaries,
+    require_plain,
+    strangers,
+)
 from lora_cl.records.results import RESULT, read_result, write_result
-from lora_cl.running.session import MODEL
-
-LOCK = ".lock"
-TRACEBACK = "traceback.txt"
-ADAPTERS, CHECKPOINT = "adapters", "checkpoint"
-OURS = (RESULT, CONFIG, EVENTS, TRACEBACK, MODEL, ADAPTERS, CHECKPOINT)
-"""What a run writes, the record first: it is what says that the others are whole."""
 
 FINISHED = ("done", "diverged")
 """Statuses that doing the run again would not change."""
@@ -46,7 +50,7 @@ class RunFolder:
     @property
     def anew(self) -> Path:
         """Beside it: where the run is done again, until its result is whole."""
-        return self.path.with_name(f".{self.path.name}.anew")
+        return anew(self.path)
 
     @property
     def latest(self) -> Path:
@@ -54,25 +58,23 @@ class RunFolder:
         return self.anew if self.anew.exists() else self.path
 
     def make(self) -> None:
-        """Makes the folder. Raises ResultsError if a link leads out of the results directory."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        if not self.path.resolve().is_relative_to(self.results.resolve()):
-            raise ResultsError(
-                f"{self.path}: leads out of {self.results}; nothing is written there"
-            )
+        """Makes the folder. Raises ResultsError if a link, or what no run writes, is in the way."""
+        make_within(self.results, *self.run.folder.parts)
         for place in (self.path, self.anew):
-            if link := next(_links(place), None):
-                raise ResultsError(f"{link}: is a link, which no run writes; nothing is changed")
+            require_plain(place)
 
     def finished(self) -> str | None:
         """The status of the run if it is finished here; a replacement that is whole moves in.
 
         Raises OccupiedError if the folder holds another run whose hash begins as this one's.
         """
-        if _recorded(self.anew, self.run) in FINISHED:
+        if _status(_record(self.anew, self.run)) in FINISHED:
             self.replace()
-        status = _status(self.path, self.run)
-        if status in FINISHED:
+        record = _record(self.path, self.run)
+        status = _status(record)
+        if status in FINISHED and not (status == "done" and first_fault(self.path, record or {})):
+            remove_temporaries(self.path)
+            remove_checkpoints(self.path / CHECKPOINT)
             if self.anew.exists():  # Done again, and cut off.
                 shutil.rmtree(self.anew)
             return status
@@ -88,6 +90,10 @@ class RunFolder:
     def replace(self) -> None:
         """Puts what was made anew in the place of what was there; interrupted, it goes on."""
         (self.path / RESULT).unlink(missing_ok=True)
+        for stranger in strangers(self.path):
+            target = self.anew / stranger.relative_to(self.path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            stranger.replace(target)
         for name in (*OURS[1:], RESULT):  # The record last: with it everything is there.
             if (self.anew / name).exists():
                 remove(self.path / name)
@@ -105,19 +111,11 @@ class RunFolder:
     def adopted(self) -> str | None:
         """Copies the same run, finished under another name, if there is one below ``results``."""
         for twin in sorted(self.results.glob(f"*/*/{self.run.folder_name}")):
-            if twin == self.path or next(_links(twin), None) or twin.is_symlink():
+            record = _record(twin, self.run) if twin != self.path and _is_plain(twin) else None
+            if record is None or _status(record) != "done" or first_fault(twin, record):
                 continue
-            if _status(twin, self.run) != "done" or not _is_whole(twin):
-                continue
-            record = read_result(twin)
-            assert record is not None
             remove_ours(self.path)
-            for name in OURS[1:]:
-                source = twin / name
-                if source.is_dir():
-                    shutil.copytree(source, self.path / name)
-                elif source.is_file():
-                    shutil.copy2(source, self.path / name)
+            _copy(twin, self.path)
             write_atomic(self.path / CONFIG, self.run.to_yaml().encode())
             write_result(self.path, renamed(record, self.run))
             return "done"
@@ -126,6 +124,20 @@ class RunFolder:
 
 class OccupiedError(LoraClError):
     """A run folder holds another run, which nobody wants to lose."""
+
+
+def _copy(twin: Path, folder: Path) -> None:
+    """Copies what a run that is done has written, but for its record and config."""
+    others = set(strangers(twin))
+
+    def ours_alone(place: str, names: list[str]) -> list[str]:
+        return [name for name in names if Path(place, name) in others]
+
+    for name in (EVENTS, MODEL):
+        if (twin / name).exists():
+            shutil.copy2(twin / name, folder / name)
+    if (twin / ADAPTERS).is_dir():
+        shutil.copytree(twin / ADAPTERS, folder / ADAPTERS, ignore=ours_alone, dirs_exist_ok=True)
 
 
 def renamed(record: dict[str, Any], run: RunConfig) -> dict[str, Any]:
@@ -141,13 +153,6 @@ def renamed(record: dict[str, Any], run: RunConfig) -> dict[str, Any]:
     return {**record, **names, "provenance": provenance}
 
 
-def remove_ours(folder: Path) -> None:
-    """Removes what runs write in a run folder, the record first; everything else stays."""
-    for name in OURS:
-        remove(folder / name)
-    remove_temporaries(folder)
-
-
 def remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -155,33 +160,21 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _status(folder: Path, run: RunConfig) -> str | None:
-    """As ``_recorded``; None for a run that is done and whose files are gone."""
-    status = _recorded(folder, run)
-    return None if status == "done" and not _is_whole(folder) else status
+def _is_plain(folder: Path) -> bool:
+    with suppress(ResultsError):
+        require_plain(folder)
+        return True
+    return False
 
 
-def _recorded(folder: Path, run: RunConfig) -> str | None:
-    """The status on record of ``run`` in ``folder``; None without a readable record of it."""
+def _record(folder: Path, run: RunConfig) -> dict[str, Any] | None:
+    """The record of ``run`` in ``folder``; None where there is no readable one of it."""
     with suppress(ResultsError):
         result = read_result(folder)
         if result is not None and result.get("hash") == run.run_hash:
-            return str(result.get("status"))
+            return result
     return None
 
 
-def _is_whole(folder: Path) -> bool:
-    return (folder / MODEL).is_file()
-
-
-def _links(folder: Path) -> Iterator[Path]:
-    """Links among what runs write, which writes them as plain files and folders."""
-    if folder.is_symlink():
-        yield folder
-    for name in (*OURS, LOCK):
-        path = folder / name
-        if path.is_symlink():
-            yield path
-        elif path.is_dir():
-            for place, folders, files in os.walk(path):
-                yield from (p for n in (*folders, *files) if (p := Path(place, n)).is_symlink())
+def _status(record: dict[str, Any] | None) -> str | None:
+    return None if record is None else str(record.get("status"))

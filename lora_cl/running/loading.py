@@ -2,47 +2,105 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from lora_cl.config import Config
-from lora_cl.errors import ResultsError
+from lora_cl.errors import LoraClError, MethodError, ResultsError
 from lora_cl.methods import Method
-from lora_cl.records.results import read_result
-from lora_cl.running.checkpoints import AdapterFolder, load_tensors, require_owner
+from lora_cl.records.integrity import first_fault
+from lora_cl.records.layout import ADAPTERS, MODEL
+from lora_cl.records.results import RESULT, read_own_result
+from lora_cl.running.checkpoints import AdapterFolder, load_tensors
+from lora_cl.running.machine import resolve_device
 from lora_cl.running.making import make_benchmark, make_method
-from lora_cl.running.session import MODEL
 from lora_cl.text import one_line
 
+UNFIT = (LookupError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError)
+"""What files may end in that are whole, and not of this run as it is."""
 
-def load_run(folder: Path, device: str = "cpu", data_dir: Path | None = None) -> Method:
+
+def load_run(folder: str | Path, device: str = "cpu", data_dir: str | Path | None = None) -> Method:
     """The method of a finished run as it was at its end: ``view(k)`` answers bit for bit the same.
 
-    Its config is the one in the record, which is checked for damage. Raises ResultsError if the
-    folder does not hold a finished run.
+    Its config is the one in the record, which is checked for damage, and every file is the one
+    that the run wrote. Raises ResultsError if the folder does not hold a finished run.
     """
-    result = read_result(folder)
+    folder = Path(folder)
+    data_dir = None if data_dir is None else Path(data_dir)
+    result = read_own_result(folder)
     if result is None or result.get("status") != "done":
-        status = "unfinished" if result is None else result.get("status")
+        status = "unfinished" if result is None else one_line(result.get("status"), 40)
         raise ResultsError(f"{folder}: does not hold a finished run; this one is {status}")
-    run = str(result["hash"])
+    if fault := first_fault(folder, result):
+        raise ResultsError(fault)
+    place = resolve_device(device)
     try:
         config = Config.model_validate(result["config"])
+        return _restored(folder, config, result, place, data_dir)
+    except LoraClError:
+        raise
     except ValidationError as error:
         reason = one_line(error.errors()[0]["msg"].removeprefix("Value error, "))
-        raise ResultsError(f"{folder}: its config is not one of this version: {reason}") from None
-    place = torch.device(device)
+        record = folder / RESULT
+        raise ResultsError(f"{record}: its config is not one of this version: {reason}") from None
+    except UNFIT as error:
+        raise ResultsError(
+            f"{folder}: its record and its files do not fit: {type(error).__name__}: "
+            f"{one_line(error)}"
+        ) from error
+
+
+def _restored(
+    folder: Path,
+    config: Config,
+    result: Mapping[str, Any],
+    place: torch.device,
+    data_dir: Path | None,
+) -> Method:
     tensors, meta = load_tensors(folder / MODEL)
-    require_owner(folder / MODEL, meta, run=run)
     benchmark = make_benchmark(config, config.seeds[0], place, data_dir)
-    bank = AdapterFolder(folder / "adapters", place, run)
-    for task_id in meta["sealed"]:
-        if task_id not in bank:
-            raise ResultsError(f"{bank.path(task_id)}: the adapter of task {task_id} is missing")
+    if meta["tasks"] != benchmark.n_tasks:
+        raise ResultsError(f"{folder / MODEL}: is of {one_line(meta['tasks'], 20)} tasks")
+    bank = AdapterFolder(folder / ADAPTERS, place, str(result["hash"]))
     method = make_method(config, benchmark, bank, place, data_dir)
-    for index in range(int(meta["tasks"])):
+    for index in range(benchmark.n_tasks):
         method.begin(benchmark.task(index))
+    _require_alike(folder / MODEL, tensors, method.state_dict())
     method.load_state_dict(tensors)
+    for index in range(benchmark.n_tasks):
+        _require_sealed(method, bank, index)
     return method
+
+
+def _require_alike(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Loading would turn a tensor of another type into the right one without a word."""
+    for name, tensor in wanted.items():
+        if name in found and (found[name].dtype, found[name].shape) != (tensor.dtype, tensor.shape):
+            raise ResultsError(
+                f"{path}: {name[:80]} is {_described(found[name])}, not {_described(tensor)}"
+            )
+
+
+def _require_sealed(method: Method, bank: AdapterFolder, index: int) -> None:
+    """Raises ResultsError unless all that is sealed with a task is in its view, as it is."""
+    path = bank.path(index) / bank.FILE
+    try:
+        sealed = bank.get(index, {})
+        with method.view(index) as network:
+            shown = Counter(map(_described, network.state_dict().values()))
+    except (MethodError, *UNFIT) as error:
+        raise ResultsError(f"{path}: does not fit the run: {one_line(error)}") from error
+    for name, tensor in sealed.items():
+        if not shown[_described(tensor)]:
+            raise ResultsError(f"{path}: {name[:80]} is {_described(tensor)}, which is not used")
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

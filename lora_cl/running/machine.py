@@ -15,24 +15,31 @@ import torch
 
 from lora_cl.errors import ConfigError, ResultsError
 from lora_cl.plugins import sources_digest
+from lora_cl.text import one_line
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto`` is cuda where there is one, else cpu. ConfigError if ``name`` is not there."""
+    """``auto`` is cuda where there is one, else cpu; of several, cuda:1 is the second.
+
+    ConfigError if ``name`` is not there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind = name.partition(":")[0]
     there = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
+        "cpu": 1,
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
     }
+    kind, colon, number = name.partition(":")
+    told = f"--device {one_line(name, limit=40)}"
     if kind not in there:
-        raise ConfigError(f"--device {name}: is not one of auto, cpu, cuda, mps")
-    if not there[kind]:
-        here = ", ".join(kind for kind, is_there in there.items() if is_there)
-        raise ConfigError(f"--device {name}: there is none here; there is {here}")
-    return torch.device(name)
+        raise ConfigError(f"{told}: is not one of auto, cpu, cuda, mps")
+    if colon and not (number.isascii() and number.isdecimal() and len(number) < 4):
+        raise ConfigError(f"{told}: after the colon stands a number, as in cuda:0")
+    if int(number or 0) >= there[kind]:
+        here = ", ".join(f"{kind} ({count})" for kind, count in there.items() if count)
+        raise ConfigError(f"{told}: there is none here; there is {here}")
+    return torch.device(kind, int(number)) if colon and kind == "cuda" else torch.device(kind)
 
 
 @lru_cache(maxsize=1)

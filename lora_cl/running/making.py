@@ -14,11 +14,9 @@ from lora_cl.data import DATASETS, Dataset, Source, data_root
 from lora_cl.methods import METHODS, Method
 from lora_cl.models import BACKBONES
 from lora_cl.plugins import code_of
-from lora_cl.running.base import base_network
+from lora_cl.running.base import NOTHING, base_network
 from lora_cl.running.checkpoints import AdapterFolder
 from lora_cl.running.machine import require_same
-
-NOTHING: Mapping[str, str] = {}
 
 
 def sources(config: Config) -> dict[str, Source]:
@@ -93,7 +91,7 @@ def make_method(
         require_same(content, key.replace(f"methods.{label}.", "method."), code)
     (seed,) = config.seeds
     method = METHODS[options.method](options)
-    network = base_network(config, seed, benchmark.input_shape, device, data_dir, content)
+    network = base_network(config, seed, benchmark, device, data_dir, content)
     bank.encode, bank.decode = method.to_peft, method.from_peft
     method.setup(network, benchmark, seed, bank)
     return method

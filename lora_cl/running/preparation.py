@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from lora_cl.benchmarks import Benchmark
+from lora_cl.benchmarks import BENCHMARKS, Benchmark
 from lora_cl.config import Config, Experiment, RunConfig
-from lora_cl.data import Dataset, data_root, pixels
+from lora_cl.config.model import PretrainOptions
+from lora_cl.data import Dataset, Source, data_root, pixels
+from lora_cl.data.source import named, numbered
 from lora_cl.errors import ConfigError, DataError, LoraClError
 from lora_cl.methods import METHODS, MemoryBank
 from lora_cl.methods.routing import check_router
 from lora_cl.models import build_network
 from lora_cl.running.base import load_weights, weights_checksum
 from lora_cl.running.machine import code_version
-from lora_cl.running.making import code_of_others, make_benchmark, sources
+from lora_cl.running.making import code_of_others, sources
+from lora_cl.text import one_line
 
 Say = Callable[[str], None]
 
@@ -44,51 +49,100 @@ def prepare(
     return experiment.runs(content)
 
 
-def check(experiment: Experiment, data_dir: Path | None) -> None:
+def check(experiment: Experiment, data_dir: Path | None) -> list[str]:
     """Builds benchmark, network and methods as a run would, and trains nothing.
 
-    Where a data set is not there yet, only what can be known without it is checked.
+    Every data set is loaded, and every task's labels are looked at. What was not looked at, such
+    as a data set that is not here yet, is returned in words. Raises ConfigError or DataError, with
+    file, line and key.
     """
     config = experiment.config
-    device = torch.device("cpu")
     root = data_root(data_dir)
+    outlines: dict[str, Dataset] = {}
+    unseen: list[str] = []
     found = sources(config)
-    there = all(source.where(root) is not None for source in found.values())
+    for key, source in found.items():
+        try:
+            outlines[key], note = source.outline(root)
+        except DataError as error:
+            raise DataError(str(experiment.error(str(error), key))) from None
+        unseen += [note] if note and note not in unseen else []
     try:
-        benchmark = make_benchmark(config, config.seeds[0], device, data_dir)
+        benchmark = _outlined(config, found, outlines)
+        benchmark.check_samples()
+        _check_model(config, benchmark.input_shape)
         for label in config.methods:
-            _check_method(config, label, benchmark, there)
-        if config.base.pretrain is not None and there:
-            data = found["base.pretrain.dataset"].load(root)
-            _check_pretraining(config, benchmark.input_shape, data)
+            _check_method(config, label, benchmark)
+        if config.base.pretrain is not None:
+            data = outlines["base.pretrain.dataset"]
+            _check_pretraining(config.base.pretrain, config.model, benchmark.input_shape, data)
     except ConfigError as error:
         raise experiment.error(str(error), error.key) from None
+    return unseen
 
 
-def _check_method(config: Config, label: str, benchmark: Benchmark, there: bool) -> None:
+def _outlined(
+    config: Config, found: Mapping[str, Source], outlines: Mapping[str, Dataset]
+) -> Benchmark:
+    """The benchmark of the first seed, over what is known of its data sets."""
+    kind = BENCHMARKS[config.benchmark.name]
+    own = {key: source for key, source in found.items() if key.startswith("benchmark.")}
+
+    def load(source: Source) -> Dataset:
+        return next(outlines[key] for key, one in own.items() if one is source)
+
+    cpu, seed = torch.device("cpu"), config.seeds[0]
+    return kind(
+        config.benchmark, config.scenario, seed, list(own.values()), load, cpu, config.stream
+    )
+
+
+def _check_model(config: Config, input_shape: torch.Size) -> None:
+    with _fitting_into_memory("model"):
+        network = build_network(config.model, input_shape, seed=0)
+    if config.base.weights is not None:
+        load_weights(network, Path(config.base.weights))
+
+
+def _check_method(config: Config, label: str, benchmark: Benchmark) -> None:
     options = config.methods[label]
     method = METHODS[options.method](options)
     try:
         check_router(options, config.scenario)
         method.check(benchmark)
-        if there:
-            network = build_network(config.model, benchmark.input_shape, seed=0)
-            if config.base.weights is not None:
-                load_weights(network, Path(config.base.weights))
-            benchmark.task(0)
+        network = build_network(config.model, benchmark.input_shape, seed=0)
+        with _fitting_into_memory(f"methods.{label}"):
             method.setup(network, benchmark, seed=0, bank=MemoryBank())
     except LoraClError as error:
         key = error.key if isinstance(error, ConfigError) else None
         raise ConfigError(str(error), key or f"methods.{label}") from None
 
 
-def _check_pretraining(config: Config, input_shape: torch.Size, data: Dataset) -> None:
-    assert config.base.pretrain is not None
-    unknown = [number for number in config.base.pretrain.classes or [] if number >= data.classes]
+@contextmanager
+def _fitting_into_memory(key: str) -> Iterator[None]:
+    """What torch has no memory for is a ConfigError that blames ``key``."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "allocate" in str(error):
+            raise ConfigError(f"needs more memory than there is: {one_line(error)}", key) from None
+        raise
+
+
+def _check_pretraining(
+    pretrain: PretrainOptions, model: Any, input_shape: torch.Size, data: Dataset
+) -> None:
+    classes = pretrain.classes or range(data.classes)
+    unknown = [number for number in classes if number >= data.classes]
     if unknown:
-        message = f"{data.name} has no class {unknown[0]}, only 0..{data.classes - 1}"
+        known = numbered(data.class_names)
+        message = f"{data.name} has no class {unknown[0]}, only {known}"
         raise ConfigError(message, "base.pretrain.classes")
-    network = build_network(config.model, input_shape, seed=0).eval()
+    there = set(torch.unique(data.y_train).tolist())
+    if empty := [named(data.class_names, number) for number in classes if number not in there]:
+        message = f"{data.name} has no training samples of {empty[0]}"
+        raise ConfigError(message, "base.pretrain.dataset")
+    network = build_network(model, input_shape, seed=0).eval()
     try:
         network.backbone(pixels(data.x_train[:1]))
     except RuntimeError:

@@ -12,6 +12,7 @@ from lora_cl.config import Config, RunConfig
 from lora_cl.errors import LoraClError
 from lora_cl.records.events import read_events
 from lora_cl.records.results import SCHEMA_VERSION
+from lora_cl.running.arithmetic import arithmetic
 from lora_cl.running.machine import MemoryPeak, describe, versions
 from lora_cl.running.session import Session
 from lora_cl.text import one_line
@@ -118,6 +119,7 @@ def provenance(run: RunConfig, device: torch.device, folder: Path) -> dict[str, 
         "versions": versions(),
         **describe(device),
         "threads": run.resolved["threads"],
+        "arithmetic": arithmetic(),
         "data": data,
         **_sessions(folder),
     }

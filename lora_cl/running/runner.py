@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +12,15 @@ from filelock import FileLock, Timeout
 from lora_cl.config import Config, RunConfig
 from lora_cl.errors import DivergedError, LoraClError
 from lora_cl.records.events import append_event, read_events
-from lora_cl.records.files import remove_temporaries, write_atomic
+from lora_cl.records.files import remove_files, write_atomic
 from lora_cl.records.folders import CONFIG
+from lora_cl.records.integrity import manifest
+from lora_cl.records.layout import ADAPTERS, LOCK, TRACEBACK, remove_temporaries
 from lora_cl.records.results import RESULT, write_result
+from lora_cl.running.arithmetic import reproducible
 from lora_cl.running.checkpoints import AdapterFolder
-from lora_cl.running.folder import ADAPTERS, FINISHED, LOCK, TRACEBACK, RunFolder
+from lora_cl.running.folder import FINISHED, RunFolder
+from lora_cl.running.holder import holder
 from lora_cl.running.machine import MemoryPeak, code_version, require_same, versions
 from lora_cl.running.making import make_benchmark, make_method
 from lora_cl.running.recording import EXPECTED, describe_error, identity, measured, provenance
@@ -55,7 +57,8 @@ def run_one(
     ``give_way`` is called between two steps now and then, and may wait while others compute.
 
     What goes wrong in the run is recorded, not raised; KeyboardInterrupt is raised and leaves
-    the run to be resumed. The status is ``locked`` if another process has the run folder.
+    the run to be resumed. The status is ``locked`` if another process has the run folder,
+    and the message says which.
     """
     place = RunFolder(where.results, run)
     try:
@@ -69,7 +72,7 @@ def run_one(
             status = place.finished() or place.adopted()
             return Outcome(status) if status else _run_locked(run, place.path, where, give_way)
     except Timeout:
-        return Outcome("locked")
+        return Outcome("locked", f"{place.path} is held by {holder(place.path / LOCK)}")
     except Exception as error:  # Not even a record could be written, such as on a full disk.
         return Outcome("failed", describe_error(error, None, None)["message"])
 
@@ -77,14 +80,13 @@ def run_one(
 def _run_locked(run: RunConfig, folder: Path, where: Where, give_way: GiveWay | None) -> Outcome:
     remove_temporaries(folder)
     write_atomic(folder / CONFIG, run.to_yaml().encode())
-    for name in (RESULT, TRACEBACK):
-        (folder / name).unlink(missing_ok=True)
+    remove_files(folder, (RESULT, TRACEBACK))
     config = run.parse()
     device = torch.device(where.device)
     peak = MemoryPeak(device)
     session: Session | None = None
     status, error = "done", None
-    with _reproducible(config.threads):
+    with reproducible(config.threads, "a run"):
         try:
             require_same(run.content, "code", code_version())
             session = _session(run, config, folder, where, give_way)
@@ -100,15 +102,19 @@ def _run_locked(run: RunConfig, folder: Path, where: Where, give_way: GiveWay | 
             status = "failed"
             error = describe_error(failure, *_whereabouts(session))
             if not isinstance(failure, EXPECTED):
-                (folder / TRACEBACK).write_text(traceback.format_exc())
+                write_atomic(folder / TRACEBACK, traceback.format_exc().encode("utf-8", "replace"))
+    files: dict[str, str] = {}
     try:
         numbers = measured(session, peak)
+        if status == "done":
+            files = manifest(folder)
     except (LoraClError, OSError) as failure:  # A sealed task is damaged, and now its cost unknown.
         status, error = "failed", error or describe_error(failure, None, None)
         numbers = measured(None, None)
     record = {
         **identity(run, config, status),
         **numbers,
+        "files": files,
         "error": error,
         "provenance": provenance(run, device, folder),
     }
@@ -124,7 +130,8 @@ def _session(
 ) -> Session:
     device = torch.device(where.device)
     benchmark = make_benchmark(config, run.seed, device, where.data_dir, run.content)
-    append_event(folder, "run_started", label=run.label, seed=run.seed, tasks=benchmark.n_tasks)
+    about = {"label": run.label, "seed": run.seed, "tasks": benchmark.n_tasks}
+    append_event(folder, "run_started", **about, config=run.resolved)
     bank = AdapterFolder(folder / ADAPTERS, device, run.run_hash)
     method = make_method(config, benchmark, bank, device, where.data_dir, run.content)
     return Session(config, benchmark, method, folder, run.run_hash, give_way)
@@ -152,7 +159,7 @@ def record_lost_run(run: RunConfig, where: Where, message: str, force: bool = Fa
                 return Outcome(status)
             _record_lost(run, place.anew if force else place.path, message)
     except Timeout:
-        return Outcome("locked")
+        return Outcome("locked", f"{place.path} is held by {holder(place.path / LOCK)}")
     except (LoraClError, OSError) as error:
         message = f"{message}; no record could be written: {one_line(error)}"
     return Outcome("failed", message)
@@ -170,18 +177,3 @@ def _record_lost(run: RunConfig, folder: Path, message: str) -> None:
     }
     write_result(folder, record)
     append_event(folder, "done", status="failed")
-
-
-@contextmanager
-def _reproducible(threads: int) -> Iterator[None]:
-    """One way of computing, whatever the process did before; undone afterwards."""
-    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
-    random = torch.get_rng_state()
-    torch.set_num_threads(threads)
-    torch.set_deterministic_debug_mode("error")  # Says the same, and imports no compiler for it.
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        torch.set_deterministic_debug_mode(before[1])
-        torch.set_rng_state(random)

@@ -17,14 +17,13 @@ from lora_cl.errors import BrokenPromiseError, DivergedError
 from lora_cl.methods import Method
 from lora_cl.models import TaskNetwork, known_hashes, without_prefix
 from lora_cl.records.events import append_event
+from lora_cl.records.layout import MODEL
 from lora_cl.running.checkpoints import save_tensors
 from lora_cl.running.resuming import Resuming
 from lora_cl.running.state import FitUnderWay, Place, RunState
 from lora_cl.running.timing import Clock, GiveWay, Turns
 from lora_cl.training import loop
 from lora_cl.training.optimizers import make_optimizer
-
-MODEL = "model.safetensors"
 
 
 class Session:
@@ -92,7 +91,7 @@ class Session:
 
     # One fit
 
-    def fit(self, tasks: Sequence[Task], *, epochs: int | None = None) -> None:
+    def fit(self, tasks: Sequence[Task], *, start: float = 0.0, end: float = 1.0) -> None:
         """The ``Fit`` that methods are given: data, optimiser, streams, events, checkpoints."""
         number, self.fits = self.fits, self.fits + 1
         if self.resuming.is_behind(number):
@@ -100,7 +99,10 @@ class Session:
         train, state = self.config.train, self.state
         with self.method.view_together(tasks) as network:
             x, y = _together(tasks, network)
-            steps = self._steps(tasks, len(y), epochs)
+            budget = self._budget(tasks, len(y))
+            steps = loop.step_at(end, budget) - loop.step_at(start, budget)
+            if steps == 0:
+                return
             streams = (self.method.learned[-1], number)
             torch.manual_seed(self.method.seed_for("fit", *streams))
             self.method.start_fit(tasks, network)
@@ -164,11 +166,12 @@ class Session:
         if train.optimizer_state == "keep":
             state.memory.remember(self.method.network, optimizer)
 
-    def _steps(self, tasks: Sequence[Task], samples: int, epochs: int | None) -> int:
+    def _budget(self, tasks: Sequence[Task], samples: int) -> int:
+        """The steps of all fits of the task together."""
         train = self.config.train
-        if epochs is None and train.iterations is not None:
+        if train.iterations is not None:
             return train.iterations * len(tasks)
-        return math.ceil(samples / train.batch_size) * (epochs or train.epochs or 1)
+        return math.ceil(samples / train.batch_size) * (train.epochs or 1)
 
     def _without_prefix(
         self, network: TaskNetwork, x: Inputs, steps: int, under_way: FitUnderWay

@@ -28,7 +28,7 @@ def learned_by_hand(text: str) -> Method:
     """Two tasks learned with a loop of three plain steps in place of the training loop."""
     method = made(text)
 
-    def fit(tasks: Sequence[Task], *, epochs: int | None = None) -> None:
+    def fit(tasks: Sequence[Task], *, start: float = 0.0, end: float = 1.0) -> None:
         with method.view_together(tasks) as network:
             samples = [task.train() for task in tasks]
             method.start_fit(tasks, network)

@@ -21,6 +21,7 @@ from lora_cl.errors import ConfigError
 from lora_cl.methods import METHODS
 from lora_cl.methods.shared import SharedBackboneOptions
 from lora_cl.models import fingerprint
+from lora_cl.records.events import read_events
 from lora_cl.records.folders import Record, read_record
 from lora_cl.running.loading import load_run
 from lora_cl.running.preparation import check, prepare
@@ -161,6 +162,14 @@ class MethodContract:
         if result["isolated"]:
             assert all(matrix[i][j] == matrix[j][j] for i, j in past)
         assert result["needs_task_id"] == (kind.private_heads and case.scenario != "task")
+        # No method takes more steps than another: 120 samples a task, or 360 at once, in batches of
+        # 16, four epochs.
+        steps = {0: 0, 1: 0, 2: 0}
+        for event, _ in read_events(record.folder):
+            if event["event"] == "fit_started":
+                steps[event["task"]] += event["steps"]
+        assert max(steps.values()) <= (23 if at_once else 8) * 4
+
         cost = result["cost"]
         assert all(cost[key] is not None and cost[key] >= 0 for key in cost if "peak" not in key)
         assert cost["total_params"] > 0

@@ -37,6 +37,11 @@ class Progress:
     losses: list[Tensor] = field(default_factory=list)
 
 
+def step_at(share: float, budget: int) -> int:
+    """How many of ``budget`` steps are done at a share of it: rounded, but at least one after 0."""
+    return min(budget, max(1, round(share * budget))) if share > 0.0 else 0
+
+
 def fit(
     learner: Learner,
     network: TaskNetwork,

@@ -79,24 +79,38 @@ def test_ties_keep_exactly_the_budget():
 
 def test_orthogonality_penalty_by_hand():
     # Q has rows (1, 0) and (1, 1): Q Q^T - I = [[0, 1], [1, 1]], squared sum 3.
-    # P^T P = diag(4, 1) - I = diag(3, 0), squared sum 9.
+    # P^T P = diag(4, 1) - I = diag(3, 0), squared sum 9. A second layer is off by 4 and by 0.
     Q = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
     P = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
-    assert orthogonality_penalty(P, Q) == 12.0
-    orthogonal = torch.linalg.qr(torch.randn(6, 2)).Q
-    assert orthogonality_penalty(orthogonal, orthogonal.T) < 1e-10
+    second = torch.tensor([[5.0**0.5], [0.0]]), torch.tensor([[0.6, 0.8]])
+    assert orthogonality_penalty([(P, Q)], "squared").item() == pytest.approx(12)
+    assert orthogonality_penalty([(P, Q), second], "squared").item() == pytest.approx(12 + 16)
+    mean = (3 + 3**0.5 + 4 + 0) / 4
+    assert orthogonality_penalty([(P, Q), second], "norm").item() == pytest.approx(mean)
 
 
-def test_the_penalty_is_alive_and_makes_the_factors_orthogonal():
+@pytest.mark.parametrize("form", ["norm", "squared"])
+def test_orthogonal_factors_cost_nothing_and_are_not_moved(form):
+    P, Q = torch.eye(6, 2, requires_grad=True), torch.eye(2, 5, requires_grad=True)
+    penalty = orthogonality_penalty([(P, Q)], form)
+    penalty.backward()
+    assert penalty == 0
+    assert not P.grad.any()
+    assert not Q.grad.any()
+
+
+@pytest.mark.parametrize(("form", "start"), [("norm", 3**0.5), ("squared", 6.0)])
+def test_the_penalty_is_alive_and_makes_the_factors_orthogonal(form, start):
     adapter = make_adalora(nn.Linear(8, 6), rank=3, alpha=3, generator=torch.Generator())
+    factors = [(adapter.lora_B, adapter.lora_A)]
     optimizer = torch.optim.SGD([adapter.lora_A, adapter.lora_B], lr=0.05)
-    start = orthogonality_penalty(adapter.lora_B, adapter.lora_A).item()
-    assert 5.5 < start < 6.1  # nearly zero matrices: 2 * ||I||^2 = 6
+    # Nearly zero matrices: ||-I||_F = sqrt(3), twice.
+    assert 0.95 * start < orthogonality_penalty(factors, form).item() < start
     for _ in range(300):
         optimizer.zero_grad()
-        orthogonality_penalty(adapter.lora_B, adapter.lora_A).backward()
+        orthogonality_penalty(factors, form).backward()
         optimizer.step()
-    assert orthogonality_penalty(adapter.lora_B, adapter.lora_A) < 1e-3
+    assert orthogonality_penalty(factors, form) < (0.1 if form == "norm" else 1e-3)
 
 
 def build(seed=0):

@@ -164,7 +164,7 @@ def test_parameter_counts_by_hand(kind, extra):
 
 
 def test_gaussian_init_has_standard_deviation_one_over_r():
-    adapter = make_lora(nn.Linear(5000, 3), rank=8, alpha=1, generator=generator())
+    adapter = make_lora(nn.Linear(5000, 3), rank=8, alpha=1, generator=generator(), init="gaussian")
     assert 0.123 < adapter.lora_A.weight.std() < 0.127  # 1/8, 40 000 draws
     assert adapter.lora_B.weight.count_nonzero() == 0
 
@@ -174,6 +174,18 @@ def test_kaiming_init_is_uniform_within_one_over_root_d_in():
     A = adapter.lora_A.weight
     assert 0.0499 < A.abs().max() <= 0.05  # 1 / sqrt(400)
     assert 0.0286 < A.std() < 0.0291  # 0.05 / sqrt(3)
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_rows_of_a_are_as_long_at_every_rank_unless_asked_for(kind):
+    def length(rank, **init):
+        adapter = MAKERS[kind](nn.Linear(900, 3), rank=rank, alpha=1, generator=generator(), **init)
+        return adapter.lora_A.weight.norm(dim=1).mean().item()
+
+    # 30 * 1/30 / sqrt(3) = 0.577 at any rank; with gaussian sqrt(900) / r.
+    assert [length(rank) for rank in (1, 8, 64)] == pytest.approx([3**-0.5] * 3, rel=0.05)
+    lengths = [length(rank, init="gaussian") for rank in (1, 8, 64)]
+    assert lengths == pytest.approx([30, 30 / 8, 30 / 64], rel=0.05)
 
 
 @pytest.mark.parametrize("kind", MAKERS)
@@ -271,7 +283,7 @@ def test_adapters_apply_in_the_order_of_active():
     ("kind", "base", "arguments", "message"),
     [
         ("lora", nn.Linear(3, 3), {"rank": 0}, "rank: 0 is not allowed"),
-        ("lora", nn.Linear(3, 3), {"rank": 1, "init": "zero"}, "gaussian, kaiming"),
+        ("lora", nn.Linear(3, 3), {"rank": 1, "init": "zero"}, "kaiming, gaussian"),
         ("lora", nn.Conv2d(4, 4, 3, groups=2), {"rank": 3}, "multiple of 2"),
         ("adalora", nn.Conv2d(4, 4, 3, groups=2), {"rank": 2}, "groups"),
     ],

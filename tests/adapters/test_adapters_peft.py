@@ -1,6 +1,7 @@
 """The same numbers as real PEFT, in both directions, and files that real PEFT loads."""
 
 import json
+import types
 import warnings
 
 import pytest
@@ -20,6 +21,7 @@ from lora_cl.adapters import (
     make_dora,
     make_lora,
     match_targets,
+    orthogonality_penalty,
     to_peft,
     wrap,
 )
@@ -242,6 +244,41 @@ def test_compacted_adalora_in_peft(alive, tmp_path):
     load_adapter_state(fresh.backbone, "task", read(tmp_path).state)
     fresh.head.load_state_dict(network.head.state_dict())
     assert torch.equal(fresh(x), network(x))
+
+
+class WithLoss(Network):
+    """What AdaLoRA's penalty needs in PEFT: an output with a loss that it can add to."""
+
+    def forward(self, x):
+        return types.SimpleNamespace(loss=super().forward(x).sum() * 0)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("network_name", NETWORKS)
+def test_the_orthogonality_penalty_is_that_of_peft(network_name, trained, tmp_path):
+    build, shape = NETWORKS[network_name]
+    network = our_network(network_name, "adalora", trained)
+    write(tmp_path, as_peft_adapter(network, "adalora"))
+    plain = plain_network(build)
+    plain.__class__ = WithLoss
+    theirs = peft.PeftModel.from_pretrained(plain, tmp_path, is_trainable=True)
+    weight = theirs.peft_config["default"].orth_reg_weight
+    assert weight == 0.5
+    adapters = adapter_modules(network.backbone, "task").values()
+    factors = [(adapter.lora_B, adapter.lora_A) for adapter in adapters]
+    ours = weight * orthogonality_penalty(factors, "norm")
+    expected = theirs.base_model(torch.randn(shape)).loss
+    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=0)
+    ours.backward()
+    expected.backward()
+    gradients = {n: p.grad for n, p in theirs.named_parameters() if p.grad is not None}
+    compared = 0
+    for layer, adapter in adapter_modules(network.backbone, "task").items():
+        for name in ("lora_A", "lora_B"):
+            (gradient,) = (g for n, g in gradients.items() if f"backbone.{layer}.{name}" in n)
+            torch.testing.assert_close(adapter.get_parameter(name).grad, gradient)
+            compared += 1
+    assert compared == 2 * len(factors) >= 4
 
 
 def small(kind="lora", rank=2, **state):

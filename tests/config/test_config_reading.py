@@ -66,7 +66,24 @@ def test_the_good_one_is_good() -> None:
         ("  lorra: {}", ["c.yaml:5: methods.lorra: nothing here is called 'lorra'", "'lora'"]),
         ("  x: {method: lorra}", ["c.yaml:5: methods.x: nothing here is called 'lorra'"]),
         ("  full: [1]", ["c.yaml:5: methods.full: [1]", "mapping"]),
-        ("  3: {method: lora}", ["c.yaml:5: methods.3: 3", "valid string"]),
+        ("  3: {method: lora}", ["c.yaml:5: methods.3: YAML reads 3 as a number", "quotes: '3'"]),
+        ("  off: {method: lora}", ["c.yaml:5: methods.off: YAML reads off as false", "'off'"]),
+        ("  Yes: {method: lora}", ["c.yaml:5: methods.Yes: YAML reads Yes as true", "'Yes'"]),
+        ("  ~: {method: lora}", ["c.yaml:5: methods.~: YAML reads ~ as nothing", "'~'"]),
+        ("  1e5: {method: lora}", ["c.yaml:5: methods.1e5: YAML reads 1e5 as a number"]),
+        ("null: 1", ["c.yaml:5: null: YAML reads null as nothing; put it in quotes: 'null'"]),
+        ("base: {weights: off}", ["c.yaml:5: base.weights: off is", "a path; YAML reads off as f"]),
+        ("scenario: off", ["c.yaml:5: scenario: off is not allowed; allowed: task, domain"]),
+        ("train: {batch_size: 9223372036854775808}", ["train.batch_size", "at most 2147483647"]),
+        ("train: {epochs: 2147483648}", ["c.yaml:5: train.epochs", "at most 2147483647"]),
+        ("base: {weights: ~nosuchuser/x}", ["c.yaml:5: base.weights: ~nosuchuser/x", "no user"]),
+        ('base: {weights: "a\\0b"}', ["c.yaml:5: base.weights: 'a", "NUL character"]),
+        ('base: {weights: "\\ud800"}', ["c.yaml:5: base.weights", "that no path can hold"]),
+        ("base: {weights: ''}", ["c.yaml:5: base.weights: is empty; a path is needed"]),
+        (
+            "base: {pretrain: {dataset: digits, classes: [3, 3]}}",
+            ["c.yaml:5: base.pretrain.classes: [3, 3] names a class twice"],
+        ),
         ("  ../x: {method: lora}", ["c.yaml:5: methods.../x: '../x' is not a name"]),
         ("  ..: {method: lora}", ["c.yaml:5: ", "'..' is not a name"]),
         ("  a/b: {method: lora}", ["'a/b' is not a name"]),
@@ -79,6 +96,11 @@ def test_the_good_one_is_good() -> None:
         ("method: lora", ["c.yaml:5: method: give either method or methods"]),
         ("cache: 1", ["c.yaml:5: cache: 1 is not allowed"]),
         ("x: !!python/object/apply:os.system [ls]", ["c.yaml:5: not valid YAML", "os.system"]),
+        ("threads: !!int ''", ["c.yaml:5: not valid YAML: the tag !!int is not read"]),
+        ("threads: !!int '017'", ["c.yaml:5: not valid YAML: the tag !!int is not read"]),
+        ("cache: !!bool maybe", ["c.yaml:5: not valid YAML: the tag !!bool is not read"]),
+        ("x: !!timestamp x", ["c.yaml:5: not valid YAML: the tag !!timestamp is not read"]),
+        ("x: !mine {a: 1}", ["c.yaml:5: not valid YAML: the tag !mine is not read"]),
         ("x: [", ["c.yaml:6: not valid YAML"]),
         ("\tx: 1", ["c.yaml:5: not valid YAML"]),
         ("--- \nname: b", ["c.yaml:5: not valid YAML: but found another document"]),
@@ -115,6 +137,11 @@ def test_what_is_added_is_refused(added: str, words: list[str]) -> None:
         ("name: split", "name: splt", ["c.yaml:2: benchmark", "'split'", "permuted"]),
         ("name: t", "name: ../t", ["c.yaml:1: name: '../t' is not a name"]),
         ("name: t", "name: 3", ["c.yaml:1: name: 3", "valid string"]),
+        ("name: t", "name: off", ["c.yaml:1: name: off is", "put it in quotes: 'off'"]),
+        ("name: t", "name:", ["c.yaml:1: name: None is not allowed: it should be a valid string"]),
+        (DATA, "off", ["c.yaml:2: benchmark.dataset: off is", "put it in quotes: 'off'"]),
+        (DATA, "{name: npz, path: ''}", ["c.yaml:2: benchmark.dataset.path: is empty"]),
+        (DATA, "{name: folder, path: ~nosuchuser}", ["dataset.path: ~nosuchuser: there is no u"]),
         ("name: t\n", "", ["c.yaml: name: is missing"]),
         ("  lora: {rank: 2}", "  {}", ["c.yaml:3: methods: {}", "at least 1 item"]),
         ("\n  lora: {rank: 2}", "", ["c.yaml:3: methods: None", "mapping"]),
@@ -210,6 +237,9 @@ def test_numbers_and_words() -> None:
     for text in ("'1e-3'", "0x1", "e5", "-e5", "1_", "on", "017"):
         assert "train.lr" in refusal(f"{GOOD}train: {{lr: {text}}}"), text
     assert parse_config(GOOD.replace("name: t", "name: 2020-01-01"), "").config.name == "2020-01-01"
+    labels = ["off", "3", "null", "1e5"]
+    quoted = "".join(f"  '{label}': {{method: lora}}\n" for label in labels)
+    assert list(parse_config(GOOD + quoted, "").config.methods) == ["lora", *labels]
 
 
 def test_overrides() -> None:
@@ -256,6 +286,9 @@ def test_overrides() -> None:
             "benchmark.tasks.0=3",
             "-o benchmark.tasks.0=3: benchmark.tasks is not a mapping",
         ),
+        ("name=off", "-o name: off is not allowed: it should be a valid string; YAML reads off"),
+        ("train={off: 1}", "-o train={off: 1}: off: YAML reads off as false; put it in quotes"),
+        ("threads=!!int 3", "-o threads=!!int 3: not valid YAML: the tag !!int is not read"),
         ("x=\x1b[31m", "-o x=\N{REPLACEMENT CHARACTER}[31m: not valid YAML"),
     ],
 )

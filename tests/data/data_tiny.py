@@ -9,6 +9,7 @@ import io
 import struct
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lora_cl.data.fetched import File
+from lora_cl.data.fetched import File, kept
 from lora_cl.data.links import Archive, Link
 from lora_cl.data.mnist import NAMES, IdxSource
 from lora_cl.data.source import NoOptions
@@ -52,7 +53,8 @@ class Tiny(IdxSource):
     summary = "for tests"
     folder = "Tiny/raw"
     class_names = ("a", "b", "c")
-    files = tuple(File(name, len(content), md5(content)) for name, content in RAW.items())
+    shape = (1, 4, 4)
+    files = tuple(File(name, md5(content), len(content)) for name, content in RAW.items())
     archives = tuple(
         Archive(f"{name}.gz", md5(GZ[f"{name}.gz"]), {f"{name}.gz": name}) for name in RAW
     )
@@ -68,11 +70,12 @@ class Tiny(IdxSource):
         return self._packages
 
 
-class TinyUnsummed(Tiny):
-    """As KMNIST: only the archives' checksums are published."""
+class TinyKept(Tiny):
+    """As KMNIST: only the archives' checksums are published, so the archives are kept."""
 
-    name = "tiny-unsummed"
-    files = tuple(File(name, len(content)) for name, content in RAW.items())
+    name = "tiny-kept"
+    archives = tuple(replace(archive, kept=True) for archive in Tiny.archives)
+    files = kept(archives)
 
 
 def put(folder: Path, contents: dict[str, bytes]) -> Path:

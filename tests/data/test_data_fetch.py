@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -12,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_tiny import GZ, NAMES, RAW, TEST_X, TRAIN_X, Tiny, TinyUnsummed, idx, md5, put, server
+from data_tiny import GZ, NAMES, RAW, TEST_X, TRAIN_X, Tiny, TinyKept, idx, md5, put, server, zipped
 
 from lora_cl.data import DATASETS, links, make_source
+from lora_cl.data import source as source_room
 from lora_cl.data.fetched import FetchedSource
 from lora_cl.data.links import Link, debian_package, npm_package
 from lora_cl.data.mnist import EmnistLetters
+from lora_cl.data.scratch import scratch_folder
 from lora_cl.data.source import NoOptions
 from lora_cl.errors import DataError
 
@@ -76,7 +79,7 @@ def test_archives_put_by_hand_serve(tmp_path: Path):
     assert Tiny([CLOSED]).load(tmp_path / "other").checksum == checksum
 
 
-@pytest.mark.parametrize("kind", [Tiny, TinyUnsummed])
+@pytest.mark.parametrize("kind", [Tiny, TinyKept])
 def test_a_wrong_file_by_hand_or_on_the_server_is_not_taken(tmp_path: Path, kind: type[Tiny]):
     wrong = {**GZ, "t10k-labels-idx1-ubyte.gz": GZ["train-labels-idx1-ubyte.gz"]}
     put(tmp_path / "root", wrong)
@@ -186,24 +189,114 @@ def test_the_checksum_is_that_of_the_content_not_of_the_way(tmp_path: Path):
     put(tmp_path / "b", GZ)
     put(tmp_path / "c" / "Tiny" / "raw", RAW)
     assert Tiny([CLOSED]).load(tmp_path / "b").checksum == by_mirror.checksum
-    assert TinyUnsummed([CLOSED]).load(tmp_path / "c").checksum == by_mirror.checksum
+    assert Tiny([CLOSED]).load(tmp_path / "c").checksum == by_mirror.checksum
+    put(tmp_path / "d" / "Tiny" / "raw", GZ)
+    kept = TinyKept([CLOSED]).load(tmp_path / "b")
+    assert TinyKept([CLOSED]).load(tmp_path / "d").checksum == kept.checksum
 
 
-def test_unpublished_checksums_are_noted_at_the_fetch(tmp_path: Path):
-    put(tmp_path, GZ)
-    source = TinyUnsummed([CLOSED])
-    folder = source.fetch(tmp_path)
-    noted = (folder / "MD5SUMS").read_text()
-    assert noted == "".join(f"{md5(content)}  {name}\n" for name, content in RAW.items())
-    changed = {"train-images-idx3-ubyte": idx(TRAIN_X[::-1])}
-    put(folder, changed)
-    with pytest.raises(DataError, match="train-images-idx3-ubyte: has md5"):
-        source.load(tmp_path)
-    (folder / "MD5SUMS").write_text("nonsense")
-    with pytest.raises(DataError, match="MD5SUMS: each line is an md5 and a file name"):
-        source.load(tmp_path)
-    source.fetch(tmp_path)
-    assert (folder / "MD5SUMS").read_text() == noted
+def test_the_archive_is_kept_where_nobody_published_what_is_inside(tmp_path: Path):
+    root = tmp_path / "root"
+    with server(put(tmp_path / "site", GZ)) as (url, seen):
+        folder = TinyKept([url]).fetch(root)
+    assert set(seen) == {f"/{name}" for name in GZ}
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == GZ
+    plain = Tiny([CLOSED]).load(put(tmp_path / "plain" / "Tiny" / "raw", RAW).parents[1])
+    data = TinyKept([CLOSED]).load(root)
+    for part in ("x_train", "y_train", "x_test", "y_test"):
+        assert torch.equal(getattr(data, part), getattr(plain, part))
+    # One bit of one label, packed again as it should be: a sound file that is not the published.
+    labels = bytearray(RAW["train-labels-idx1-ubyte"])
+    labels[-1] ^= 1
+    put(folder, {"train-labels-idx1-ubyte.gz": zipped(bytes(labels))})
+    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte\.gz: has md5 .*, expected"):
+        TinyKept([CLOSED])._load(root)
+
+
+def test_files_whose_checksum_nobody_published_are_not_taken(tmp_path: Path):
+    """Made-up files of the right size, with a note of their sums that proves nothing."""
+    folder = put(tmp_path / "Tiny" / "raw", RAW)
+    sums = "".join(f"{md5(content)}  {name}\n" for name, content in RAW.items())
+    (folder / "MD5SUMS").write_text(sums)
+    source = TinyKept([CLOSED])
+    assert source.where(tmp_path) is None
+    heard: list[str] = []
+    with pytest.raises(DataError) as caught:
+        source.fetch(tmp_path, heard.append)
+    assert "what lies there unpacked has no published checksum" in str(caught.value)
+    assert heard[0] == "tiny-kept: trying archives put by hand"
+    assert not any("verified" in line for line in heard)
+
+
+@pytest.mark.parametrize("name", [n for n, s in DATASETS.items() if s.origin == "fetched"])
+def test_every_fetched_file_has_a_checksum_that_is_known_beforehand(name: str):
+    source = make_source(name)
+    assert isinstance(source, FetchedSource)
+    assert source.files
+    published = {archive.md5 for archive in source.archives}
+    for file in source.files:
+        assert re.fullmatch("[0-9a-f]{32}", file.md5)
+        assert file.md5 in published or name in ("mnist", "fashion-mnist")
+
+
+def test_what_is_not_here_is_known_by_what_is_published(tmp_path: Path):
+    data, note = Tiny([CLOSED]).outline(tmp_path)
+    assert note == "tiny is not here yet: checked without it"
+    assert data.x_train.shape == data.x_test.shape == (3, 1, 4, 4)
+    assert data.y_train.tolist() == data.y_test.tolist() == [0, 1, 2]
+    assert data.class_names == ("a", "b", "c")
+    assert left_over(tmp_path) == []
+    folder = put(tmp_path / "Tiny" / "raw", RAW)
+    data, note = Tiny([CLOSED]).outline(tmp_path)
+    assert (len(data.x_train), note) == (6, "")
+    put(folder, {"train-images-idx3-ubyte": idx(TRAIN_X[::-1])})
+    source_room._loaded.clear()
+    data, note = Tiny([CLOSED]).outline(tmp_path)
+    assert note == "tiny is damaged here (a run fetches it anew): checked without it"
+    assert len(data.x_train) == 3
+
+
+def test_images_of_another_size_than_published_are_refused(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(Tiny, "shape", (1, 28, 28))
+    put(tmp_path / "Tiny" / "raw", RAW)
+    with pytest.raises(DataError, match=r"holds images of \(1, 4, 4\), tiny has \(1, 28, 28\)"):
+        Tiny([CLOSED]).load(tmp_path)
+
+
+def test_what_a_killed_fetch_left_is_removed_by_the_next_one(tmp_path: Path):
+    """A real process, killed at work; what another one still works in stays."""
+    script = (
+        "import sys; from pathlib import Path; from lora_cl.data.scratch import scratch_folder\n"
+        "with scratch_folder(Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'half').write_text('x'); print(folder, flush=True); sys.stdin.read()\n"
+    )
+    root = put(tmp_path / "Tiny" / "raw", RAW).parents[1]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", script, str(root)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with scratch_folder(root) as mine:
+        with subprocess.Popen(command, env=env, text=True, **pipes) as process:
+            left = Path(process.stdout.readline().strip())
+            Tiny([CLOSED]).fetch(root)
+            assert left.is_dir()
+            process.kill()
+        assert (left / "half").read_text() == "x"
+        Tiny([CLOSED]).fetch(root)
+        assert not left.exists()
+        assert mine.is_dir()
+    assert not list(root.glob(".fetch-*"))
+
+
+def test_old_temporary_files_are_removed_and_young_ones_are_not(tmp_path: Path):
+    root = put(tmp_path / "Tiny" / "raw", RAW).parents[1]
+    (root / "bases").mkdir()
+    files = [root / "bases" / f".{name}.safetensors.99.tmp" for name in ("old", "young")]
+    for file in files:
+        file.write_bytes(b"x")
+    yesterday = time.time() - 25 * 3600
+    os.utime(files[0], (yesterday, yesterday))
+    Tiny([CLOSED]).fetch(root)
+    assert [path.name for path in (root / "bases").iterdir()] == [files[1].name]
 
 
 @pytest.mark.parametrize(
@@ -225,8 +318,8 @@ def test_emnist_letters_are_upright_and_count_from_zero():
     x = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
     arrays = (x, np.array([1, 26], np.uint8), x[:1], np.array([2], np.uint8))
     contents = {
-        file.name: np.frombuffer(bytearray(idx(array)), np.uint8)
-        for file, array in zip(EmnistLetters.files, arrays, strict=True)
+        file: np.frombuffer(bytearray(idx(array)), np.uint8)
+        for file, array in zip(EmnistLetters.parts, arrays, strict=True)
     }
     x_train, y_train, _, y_test = EmnistLetters(NoOptions()).parse(contents, Path("raw"))
     assert y_train.tolist() == [0, 25]
@@ -291,7 +384,7 @@ def test_checksums_and_class_names_are_those_of_torchvision():
     emnist, svhn = make_source("emnist-letters"), make_source("svhn")
     assert [(a.name, a.md5) for a in emnist.archives] == [("gzip.zip", datasets.EMNIST.md5)]
     assert f"{emnist.mirrors()[0]}gzip.zip" == datasets.EMNIST.url
-    assert emnist.files[0].name == "emnist-letters-train-images-idx3-ubyte"
+    assert emnist.parts[0] == "emnist-letters-train-images-idx3-ubyte"
     for archive, half in zip(svhn.archives, ("train", "test"), strict=True):
         url, file, their_md5 = datasets.SVHN.split_list[half]
         assert (f"{svhn.mirrors()[0]}{archive.name}", archive.name, archive.md5) == (

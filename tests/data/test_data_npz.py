@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lora_cl.data import Dataset, make_source
+from lora_cl.data import Dataset, make_source, memory
 from lora_cl.data.npz import NpzOptions
 from lora_cl.errors import DataError
 
@@ -67,6 +68,10 @@ def test_images_keep_their_bytes_and_gain_a_channel(path: Path):
     assert data.x_train.dtype == torch.uint8
     colour = load(save(path, x=images[:, None].repeat(3, 1), y=Y))
     assert colour.x_train.shape == (8, 3, 2, 3)
+    narrow = load(save(path, x=np.zeros((10, 1, 6, 3), np.uint8), y=Y))
+    assert narrow.x_train.shape == (8, 1, 6, 3)
+    deep = load(save(path, x=np.zeros((10, 16, 5, 5), np.float32), y=Y))
+    assert deep.x_train.shape == (8, 16, 5, 5)
 
 
 def test_flat_bytes_become_floats_between_zero_and_one(path: Path):
@@ -119,7 +124,19 @@ BAD_X[6, 1] = np.nan
         ({"x": X, "y": Y[:, None]}, r"y has shape \(10, 1\)"),
         ({"x": X, "y": Y[:9]}, "x has 10 examples, y has 9"),
         ({"x": X, "y": np.zeros(10, int)}, "y holds the one label 0"),
-        ({"x": X, "y": np.array([1] + [2] * 9)}, "class 0 has 1 example"),
+        (
+            {"x": X, "y": np.array([40] + [50] * 9)},
+            r"y: 40 \(class 0\) has 1 example, and at least",
+        ),
+        (
+            {"x": np.zeros((10, 6, 5, 3), np.uint8), "y": Y},
+            r"x has shape \(10, 6, 5, 3\), which looks like \(N, H, W, C\); .* x\.transpose\(",
+        ),
+        ({"x": np.zeros((10, 6, 5, 1), np.float32), "y": Y}, r"looks like \(N, H, W, C\)"),
+        (
+            {"x": X, "y": Y, "x_test": np.zeros((10, 6, 5, 4), np.uint8), "y_test": Y},
+            r"save x_test\.transpose\(0, 3, 1, 2\)",
+        ),
         ({"x": X, "y": Y, "x_test": X[:, :3], "y_test": Y}, r"x_test holds examples of \(3,\)"),
         (
             {"x": X, "y": Y, "x_test": X.astype(np.uint8), "y_test": Y},
@@ -140,15 +157,33 @@ def test_what_does_not_fit_is_refused_in_one_line(path: Path, arrays: dict[str, 
 
 
 def test_files_that_are_no_archives_are_refused(path: Path):
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match=r"mine\.npz: no such file"):
         load(path)
     with pytest.raises(DataError, match="is a directory"):
         load(path.parent)
+    os.mkfifo(path.with_name("pipe.npz"))
+    with pytest.raises(DataError, match=r"pipe\.npz: is no regular file"):
+        load(path.with_name("pipe.npz"))
+    with pytest.raises(DataError, match=r"x\.npz: cannot be read: File name too long"):
+        load(path.with_name(f"{'x' * 300}.npz"))
     np.save(path.with_suffix(".npy"), X)
     for content in (b"", pickle.dumps(X), path.with_suffix(".npy").read_bytes()):
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"is not a \.npz archive"):
             load(path)
+
+
+def test_more_than_fits_into_memory_is_not_begun(path: Path, monkeypatch):
+    """Zeros are packed a thousandfold: a small file can hold more than the machine does."""
+    np.savez_compressed(path, x=np.zeros((2000, 250), np.float32), y=np.arange(2000) % 2)
+    assert path.stat().st_size < 20_000
+    monkeypatch.setattr(memory, "memory_bytes", lambda: 1_000_000)
+    with pytest.raises(
+        DataError, match=r"unpacked, it takes 2\.02 MB of memory; this machine has 1\.00 MB$"
+    ):
+        load(path)
+    monkeypatch.setattr(memory, "memory_bytes", lambda: 2_100_000)
+    assert load(path).classes == 2
 
 
 def test_no_damage_passes_or_crashes(path: Path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import platformdirs
@@ -7,11 +8,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from lora_cl.data import DATASETS, Dataset, Source, data_root, make_source, pixels
+from lora_cl.data import DATASETS, Dataset, Source, as_bytes, data_root, make_source, memory, pixels
 from lora_cl.data.npz import NpzOptions
-from lora_cl.data.source import tensor_checksum
+from lora_cl.data.source import named, numbered, tensor_checksum
 from lora_cl.data.synthetic import SyntheticOptions
-from lora_cl.errors import ConfigError
+from lora_cl.errors import ConfigError, DataError
 
 NOWHERE = Path("nowhere")
 
@@ -52,7 +53,9 @@ def test_the_registry_is_complete_and_describes_itself():
 
 
 def test_make_source_refuses_with_the_nearest_match():
-    with pytest.raises(ConfigError, match=r"data set 'minst'; .*\(did you mean 'mnist'\?\)"):
+    with pytest.raises(
+        ConfigError, match=r"nothing here is called 'minst' \(did you mean 'mnist'\?\)"
+    ):
         make_source("minst")
     with pytest.raises(ConfigError, match="data set npz needs the option path"):
         make_source("npz")
@@ -82,6 +85,64 @@ def test_data_root_prefers_the_option_then_the_variable_then_the_cache(monkeypat
     assert data_root() == Path(platformdirs.user_cache_dir()) / "lora-cl"
     monkeypatch.setenv("LORA_CL_DATA", "~/data")
     assert data_root() == Path.home() / "data"
+    assert data_root(Path("~/more")) == Path.home() / "more"
+    with pytest.raises(ConfigError, match="--data-dir: ~nosuchuser: there is no user nosuchuser"):
+        data_root(Path("~nosuchuser"))
+    monkeypatch.setenv("LORA_CL_DATA", "~nosuchuser/data")
+    with pytest.raises(ConfigError, match="LORA_CL_DATA: ~nosuchuser/data: there is no user"):
+        data_root()
+
+
+def test_every_byte_comes_back_from_its_pixel():
+    codes = torch.arange(256, dtype=torch.uint8).view(4, 64)
+    assert torch.equal(as_bytes(pixels(codes)), codes)
+    assert as_bytes(pixels(codes)).dtype == torch.uint8
+    turned = pixels(codes).T
+    assert torch.equal(as_bytes(turned), codes.T)
+
+
+@pytest.mark.parametrize(
+    "odd", [0.5, 1e-9, -0.0, 1.0039216, -0.003921569, float("nan"), float("inf"), -float("inf")]
+)
+def test_what_no_byte_gives_stays_as_it_is(odd: float):
+    x = torch.tensor([[0.0, 1.0, odd]])
+    assert as_bytes(x) is x
+
+
+def test_a_user_without_a_home_has_a_cache_all_the_same(tmp_path: Path, monkeypatch):
+    """As in a container that runs under any number."""
+
+    def nobody(number: int) -> None:
+        raise KeyError(f"uid not found: {number}")
+
+    for name in ("HOME", "LORA_CL_DATA", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert data_root() == tmp_path / f"lora-cl-{os.getuid()}"
+    assert len(make_source("digits").load(data_root()).y_train) == 1438
+
+
+def test_classes_are_called_what_their_files_call_them():
+    assert named(("40", "50"), 1) == "50 (class 1)"
+    assert named(("0", "1"), 1) == "1"
+    assert numbered([str(number) for number in range(10)]) == "0..9"
+    assert numbered(("cat", "dog")) == "0..1: 0 is cat, 1 is dog"
+    assert numbered("abcdefgh").endswith("4 is e, 5 is f, ... 7 is h")
+
+
+def test_more_synthetic_data_than_memory_is_not_begun(monkeypatch):
+    monkeypatch.setattr(memory, "memory_bytes", lambda: 10 * 91 * 32 * 4 - 1)
+    with pytest.raises(DataError, match=r"synthetic: 910 rows of 32 floats takes 116 kB of memory"):
+        synthetic(seed=99)
+    monkeypatch.setattr(memory, "memory_bytes", lambda: 10 * 91 * 32 * 4)
+    assert synthetic(seed=99).classes == 10
+
+
+def test_the_memory_of_this_machine_is_known():
+    there = memory.memory_bytes()
+    assert there is not None
+    assert 2**28 < there < 2**50
 
 
 def test_pixels_scales_bytes_and_leaves_floats():

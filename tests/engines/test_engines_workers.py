@@ -24,7 +24,7 @@ from lora_cl.config import parse_config
 
 kinds = []
 made = pool.start_method
-pool.start_method = lambda device: kinds.append(made(device)) or kinds[-1]
+pool.start_method = lambda *given: kinds.append(made(*given)) or kinds[-1]
 text, results, threads = sys.argv[1:]
 halt = threading.Event()
 if int(threads):

@@ -36,12 +36,13 @@ def experiment(
     tasks: int = 3,
     duration: str = "epochs: 2",
     checkpoint_seconds: int = 30,
+    features: int = 32,
 ) -> Experiment:
-    """Two classes a task, 48 samples, far apart; 32 features, or 4 x 4 images for the cnn.
+    """Two classes a task, 48 samples, far apart; ``features``, or 4 x 4 images for the cnn.
 
     ``method`` is YAML, such as ``lora: {rank: 2}``. Two epochs are 6 steps.
     """
-    inputs = "shape: [1, 4, 4]" if "cnn" in model else "features: 32"
+    inputs = "shape: [1, 4, 4]" if "cnn" in model else f"features: {features}"
     size = f"classes: {2 * tasks}, train_per_class: 24"
     data = f"{{name: synthetic, separation: 6, {size}, {inputs}}}"
     text = f"""
@@ -71,7 +72,7 @@ def method_on(*args: Any, **named: Any) -> Method:
 def quick_fit(method: Method, steps: int = 6) -> Fit:
     """A ``fit`` of a few steps of SGD with momentum and weight decay."""
 
-    def fit(tasks: Sequence[Task], *, epochs: int | None = None) -> None:
+    def fit(tasks: Sequence[Task], *, start: float = 0.0, end: float = 1.0) -> None:
         with method.view_together(tasks) as network:
             samples = tasks[0].train()
             y = samples.y + network.offsets[tasks[0].id]

@@ -34,6 +34,7 @@ def experiment(
     train: str = OPTIMIZERS[0],
     model: str = MLP,
     tasks: int = 3,
+    duration: str = "epochs: 2",
 ) -> Experiment:
     """Two classes a task, 32 features (or 4 x 4 images for the cnn).
 
@@ -47,7 +48,7 @@ name: tiny
 benchmark: {{name: split, dataset: {data}, tasks: {tasks}}}
 scenario: {scenario}
 model: {model}
-train: {{epochs: 2, batch_size: 16, {train}}}
+train: {{{duration}, batch_size: 16, {train}}}
 methods: {methods}
 checkpoint_seconds: 0
 """
@@ -68,7 +69,7 @@ def method_on(*args: Any, **named: Any) -> Method:
 def quick_fit(method: Method, optimizer: str = "sgd", steps: int = 6) -> Fit:
     """A ``fit`` of a few steps, with weight decay and, for sgd, momentum."""
 
-    def fit(tasks: Sequence[Task], *, epochs: int | None = None) -> None:
+    def fit(tasks: Sequence[Task], *, start: float = 0.0, end: float = 1.0) -> None:
         with method.view_together(tasks) as network:
             samples = tasks[0].train()
             method.start_fit(tasks, network)
@@ -81,7 +82,7 @@ def quick_fit(method: Method, optimizer: str = "sgd", steps: int = 6) -> Fit:
                 optimizer=make_optimizer(optimizer, method.param_groups(), 0.05, 0.1, momentum),
                 rate=loop.RATES["constant"],
                 batch_size=16,
-                total_steps=steps,
+                total_steps=loop.step_at(end, steps) - loop.step_at(start, steps),
                 order=lambda epoch: permutation(len(samples.y), epoch),
                 clip_norm=None,
                 progress=loop.Progress(),

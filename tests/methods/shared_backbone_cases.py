@@ -81,7 +81,7 @@ def sgd_fit(
 ) -> Fit:
     """A ``fit`` of a few steps of SGD with momentum and weight decay."""
 
-    def fit(tasks: Sequence[Task], *, epochs: int | None = None) -> None:
+    def fit(tasks: Sequence[Task], *, start: float = 0.0, end: float = 1.0) -> None:
         (task,) = tasks
         with method.view_together(tasks) as network:
             samples = task.train()

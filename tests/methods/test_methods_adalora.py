@@ -18,7 +18,9 @@ from low_rank_cases import (
     method_on,
     run_one,
 )
+from sklearn.datasets import load_digits
 
+import lora_cl
 from lora_cl.errors import ConfigError
 from lora_cl.methods.adalora import AdaLoRA
 
@@ -112,25 +114,60 @@ def test_costs_by_hand(tmp_path: Path) -> None:
     assert cost["stored_bytes"] == 4 * (800 + sum(kept))
 
 
-def test_the_penalty_is_alive() -> None:
-    method = adalora("adalora: {rank: 3, target_rank: 2, orthogonality: 0.5}")
+@pytest.mark.parametrize("form", ["norm", "squared"])
+def test_the_penalty_is_alive(form: str) -> None:
+    method = adalora(f"adalora: {{rank: 3, target_rank: 2, orthogonality: 0.5, penalty: {form}}}")
     method.begin(method.benchmark.task(0))
     with method.view(0) as network:
         method.start_fit([method.benchmark.task(0)], network)
     penalty = method.penalty()
     assert penalty is not None
-    expected = 0.0
+    squares = []
     for adapter in method._adapters.values():
         P, Q = adapter.lora_B.detach().numpy(), adapter.lora_A.detach().numpy()
-        expected += ((P.T @ P - np.eye(3)) ** 2).sum() + ((Q @ Q.T - np.eye(3)) ** 2).sum()
+        squares += [((P.T @ P - np.eye(3)) ** 2).sum(), ((Q @ Q.T - np.eye(3)) ** 2).sum()]
+    assert len(squares) == 4
+    expected = np.sqrt(squares).mean() if form == "norm" else sum(squares)
     assert float(penalty.detach()) == pytest.approx(0.5 * expected, rel=1e-5)
     penalty.backward()
-    assert len(method._adapters) == 2
     for adapter in method._adapters.values():
         assert adapter.lora_A.grad is not None
         assert adapter.lora_A.grad.abs().max() > 1e-3
         assert adapter.lora_B.grad is not None
         assert adapter.lora_B.grad.abs().max() > 1e-3
+
+
+def ranks_of_digits(folder: Path, shuffled: bool, penalty: str) -> list[int]:
+    """The rank of each layer on real digits under real or shuffled labels."""
+    x, y = load_digits(return_X_y=True)
+    y = np.random.default_rng(0).permutation(y) if shuffled else y
+    parts = {"x": x[:1500] / 16, "y": y[:1500], "x_test": x[1500:], "y_test": y[1500:]}
+    folder.mkdir(exist_ok=True)
+    types = {"x": np.float32, "y": np.int64}
+    np.savez(folder / "digits.npz", **{k: v.astype(types[k[0]]) for k, v in parts.items()})
+    text = f"""
+name: ranks
+benchmark: {{name: split, dataset: {{name: npz, path: {folder}/digits.npz}}, tasks: 1}}
+model: {{name: mlp, hidden: [64, 32, 16]}}
+train: {{iterations: 60, batch_size: 64, lr: 0.01}}
+methods: {{adalora: {{rank: 6, target_rank: 3, every: 5, penalty: {penalty}}}}}
+"""
+    record = run_one(lora_cl.parse_config(text, "test"), folder)
+    return list(record.result["details"]["ranks"]["0"].values())
+
+
+def test_the_labels_decide_the_ranks_and_not_the_penalty(tmp_path: Path) -> None:
+    def ranks(penalty: str) -> list[list[int]]:
+        kinds = {"real": False, "shuffled": True}
+        return [ranks_of_digits(tmp_path / kind, kinds[kind], penalty) for kind in kinds]
+
+    real, random = ranks("norm")
+    assert sum(real) == sum(random) == 9
+    assert real != random
+    # The sum of squares outweighs the loss: what is learned makes no difference.
+    real, random = ranks("squared")
+    assert sum(real) == 9
+    assert real == random
 
 
 def test_the_penalty_can_be_left_out() -> None:

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import lwf_reference
 import pytest
 import torch
 from shared_backbone_cases import (
@@ -25,9 +26,11 @@ from shared_backbone_cases import (
 from torch import Tensor, nn
 from torch.nn import functional
 
+import lora_cl
 from lora_cl.errors import ConfigError
 from lora_cl.methods.lwf import LwF, distillation
 from lora_cl.models import training_mode
+from lora_cl.records.metrics import learning_accuracy
 
 
 def lwf(scenario: str = "task", adapter: str = "", more: str = "", **named: Any) -> LwF:
@@ -41,39 +44,43 @@ def lwf(scenario: str = "task", adapter: str = "", more: str = "", **named: Any)
 
 def test_distillation_by_hand() -> None:
     # T = 2: the teacher's (2 ln 3, 0) / 2 gives q = (3/4, 1/4), the student's p = (1/2, 1/2).
-    # -T^2 sum q ln p = 4 ln 2, with the factor 4.
+    # -sum q ln p = ln 2.
     student, teacher = torch.zeros(1, 2), torch.tensor([[2 * math.log(3), 0.0]])
-    assert float(distillation(student, teacher, 2.0)) == pytest.approx(4 * math.log(2), rel=1e-6)
+    assert float(distillation(student, teacher, 2.0)) == pytest.approx(math.log(2), rel=1e-6)
 
 
 def test_its_gradient_by_hand() -> None:
-    # d / d student = T^2 / T (p - q) / N = 2 (1/2 - 3/4, 1/2 - 1/4); none where they agree.
+    # d / d student = (p - q) / (T N) = (1/2 - 3/4, 1/2 - 1/4) / 2; none where they agree.
     student, teacher = torch.zeros(1, 2), torch.tensor([[2 * math.log(3), 0.0]])
     student.requires_grad_()
     (gradient,) = torch.autograd.grad(distillation(student, teacher, 2.0), student)
-    torch.testing.assert_close(gradient, torch.tensor([[-0.5, 0.5]]))
+    torch.testing.assert_close(gradient, torch.tensor([[-0.125, 0.125]]))
     same = teacher.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(distillation(same, teacher, 2.0), same)
     torch.testing.assert_close(gradient, torch.zeros(1, 2))
 
 
+def test_a_new_class_is_pushed_away_by_hand() -> None:
+    # T = 1: q = (1/2, 1/2, 0), p = (1/4, 1/4, 1/2): ln 4, and a gradient of p - q.
+    student = torch.tensor([[0.0, 0.0, math.log(2)]], requires_grad=True)
+    found = distillation(student, torch.zeros(1, 2), 1.0)
+    assert float(found.detach()) == pytest.approx(math.log(4), rel=1e-6)
+    (gradient,) = torch.autograd.grad(found, student)
+    torch.testing.assert_close(gradient, torch.tensor([[-0.25, -0.25, 0.5]]))
+
+
 # The method
 
 
-def soft_targets(logits: Tensor) -> Tensor:
-    return functional.softmax(logits / 2.0, dim=1)
+def test_the_defaults_are_those_of_van_de_ven() -> None:
+    chosen = lwf().options
+    assert (chosen.temperature, chosen.temperature_squared) == (2.0, False)
+    assert (chosen.weighting, chosen.new_classes) == ("per-task", "zero")
 
 
-def kd(student: Tensor, teacher: Tensor) -> Tensor:
-    """Written out: T = 2, and T^2 = 4."""
-    losses = -(soft_targets(teacher) * torch.log(soft_targets(student))).sum(1)
-    return 4 * losses.mean()
-
-
-@pytest.mark.parametrize("weighting", ["per-task", "fixed"])
-@pytest.mark.parametrize("scenario", ["task", "domain", "class"])
-def test_the_loss_written_out(scenario: str, weighting: str) -> None:
-    method = lwf(scenario, more=f"weighting: {weighting}, strength: 0.7")
+def at_the_third_task(scenario: str, more: str) -> tuple[dict[str, Any], Tensor]:
+    """Amid the third task, the weights moved: all logits behind the loss, and the loss."""
+    method = lwf(scenario, more=more)
     learn(method, [0, 1])
     task = method.benchmark.task(2)
     samples = task.train()
@@ -85,44 +92,59 @@ def test_the_loss_written_out(scenario: str, weighting: str) -> None:
             for parameter in method.network.parameters():
                 parameter *= 0.9
         y = samples.y + network.offsets[2]
-        found = method.loss(network, samples.x, y).detach()
-    new = method.network
+        loss = method.loss(network, samples.x, y).detach()
+    names = ["task-000", "task-001"] if scenario == "task" else ["shared"]
     with torch.no_grad():
-        before, after = old.backbone(samples.x), new.backbone(samples.x)
-        if scenario == "task":
-            cross = functional.cross_entropy(new.heads["task-002"](after), samples.y)
-            names = ["task-000", "task-001"]
-            losses = [kd(new.heads[name](after), old.heads[name](before)) for name in names]
-        else:
-            # Class-incremental: 6 outputs, all in use now, 4 of them before this task.
-            count = 4 if scenario == "class" else 2
-            logits = new.heads["shared"](after)
-            cross = functional.cross_entropy(logits, y)
-            losses = [kd(logits[:, :count], old.heads["shared"](before)[:, :count])]
-    assert len(losses) == (2 if scenario == "task" else 1)
-    if weighting == "fixed":
-        right = cross + 0.7 * sum(losses)
-    else:
-        right = cross / 3 + (2 / 3) * sum(losses) / len(losses)
-    torch.testing.assert_close(found, right)
+        before, after = old.backbone(samples.x), method.network.backbone(samples.x)
+        new = method.head(2)(after)
+        student = [method.network.heads[name](after) for name in names]
+        teacher = [old.heads[name](before) for name in names]
+    if scenario == "class":  # 6 outputs, all in use now, 4 of them before this task.
+        teacher = [teacher[0][:, :4]]
+    return {"new": new, "y": y, "student": student, "teacher": teacher}, loss
 
 
-def test_new_classes_with_target_zero() -> None:
-    method = lwf("class", more="weighting: fixed, new_classes: zero")
-    learn(method, [0])
-    task = method.benchmark.task(1)
-    samples = task.train()
-    method.begin(task)
-    with method.view(1) as network:
-        method.start_fit([task], network)
-        found = method.loss(network, samples.x, samples.y + 2).detach()
-    with torch.no_grad():
-        logits = method.head(1)(method.network.backbone(samples.x))
-    # The old model is still the new one; of 6 outputs 2 were seen before, 4 are now.
-    targets = functional.pad(soft_targets(logits[:, :2]), (0, 2))
-    distilled = -4 * (targets * torch.log(soft_targets(logits[:, :4]))).sum(1).mean()
-    cross = functional.cross_entropy(logits[:, :4], samples.y + 2)
-    torch.testing.assert_close(found, cross + distilled)
+CHOICES = [
+    ("per-task", False, "zero"),
+    ("per-task", True, "zero"),
+    ("per-task", False, "ignored"),
+    ("shares", True, "ignored"),
+    ("fixed", False, "zero"),
+]
+
+
+@pytest.mark.parametrize(("weighting", "squared", "new_classes"), CHOICES)
+@pytest.mark.parametrize("scenario", ["task", "domain", "class"])
+def test_against_the_reference(
+    scenario: str, weighting: str, squared: bool, new_classes: str
+) -> None:
+    options = f"weighting: {weighting}, temperature_squared: {str(squared).lower()}"
+    options += f", new_classes: {new_classes}, temperature: 3, strength: 0.7"
+    found, loss = at_the_third_task(scenario, options)
+    arrays = {k: v.double().numpy() for k, v in found.items() if isinstance(v, Tensor)}
+    heads = {k: [t.double().numpy() for t in found[k]] for k in ("student", "teacher")}
+    assert len(heads["student"]) == (2 if scenario == "task" else 1)
+    right = lwf_reference.loss(
+        scenario,
+        3,
+        arrays["new"],
+        found["y"].numpy(),
+        **heads,
+        T=3.0,
+        squared=squared,
+        weighting=weighting,
+        strength=0.7,
+        zero=new_classes == "zero",
+    )
+    assert float(loss) == pytest.approx(right, rel=1e-5)
+
+
+def test_a_shared_head_counts_once_for_every_earlier_task() -> None:
+    """At the third task, domain-incremental: L_new + 2 D. The values written out, not coded."""
+    found, loss = at_the_third_task("domain", "temperature: 1")
+    new = functional.cross_entropy(found["new"], found["y"])
+    p, q = (functional.softmax(found[k][0], dim=1) for k in ("student", "teacher"))
+    torch.testing.assert_close(loss, new - 2 * (q * p.log()).sum(1).mean())
 
 
 def test_earlier_heads_learn_on_and_the_first_task_is_plain() -> None:
@@ -229,7 +251,30 @@ def test_learns_and_holds(tmp_path: Path) -> None:
     assert 0.7 < last_mean(matrix) <= 1.0
 
 
+def test_the_factor_holds_back_what_is_new(tmp_path: Path) -> None:
+    """Real digits, domain-incremental: learning accuracy 94 to 96 % in three seeds, 83 to 85 % with
+    the factor T^2 that neither paper has."""
+    text = """
+name: held
+benchmark: {name: split, dataset: digits, tasks: 5, max_test_samples: 100}
+scenario: domain
+model: {hidden: [50]}
+train: {epochs: 4, batch_size: 32, lr: 3e-3}
+methods:
+  plain: {method: lwf}
+  squared: {method: lwf, temperature_squared: true}
+"""
+    one = lora_cl.parse_config(text, "t")
+    records = lora_cl.run(one, results=tmp_path, jobs=0, device="cpu", progress=False)
+    assert [record.label for record in records] == ["plain", "squared"]
+    plain, squared = (learning_accuracy(record.result["accuracy_matrix"]) for record in records)
+    assert plain is not None
+    assert squared is not None
+    assert 0.93 < plain < 0.98
+    assert 0.80 < squared < 0.89
+
+
 def test_refused_options() -> None:
-    for more in ("temperature: 0", "weighting: none", "strength: -1", "gamma: 1"):
+    for more in ("temperature: 0", "weighting: none", "strength: -1", "new_classes: one"):
         with pytest.raises(ConfigError):
             experiment(options("lwf", more=more))

@@ -26,6 +26,7 @@ from lora_cl.errors import ConfigError
 from lora_cl.methods.method import Method
 from lora_cl.methods.packing import bits_for, pack, unpack
 from lora_cl.methods.packnet import FREE, PackNet, packnet_kept, packnet_prune
+from lora_cl.records.events import read_events
 
 
 def packnet(*args: Any, **named: Any) -> PackNet:
@@ -115,18 +116,48 @@ def test_a_fixed_share_decays() -> None:
 
 
 def test_it_trains_prunes_and_retrains() -> None:
-    method = packnet("{packnet: {retrain_epochs: 4}}")
-    calls: list[tuple[int, int | None, int]] = []
+    method = packnet("{packnet: {retrain_share: 0.25}}")
+    calls: list[tuple[int, float, float, int]] = []
     inner = quick_fit(method)
 
-    def fit(tasks: Any, *, epochs: int | None = None) -> None:
+    def fit(tasks: Any, *, start: float = 0.0, end: float = 1.0) -> None:
         free = int((owners(method)["linear2"] == FREE).sum())
-        calls.append((tasks[0].id, epochs, free))
-        inner(tasks, epochs=epochs)
+        calls.append((tasks[0].id, start, end, free))
+        inner(tasks, start=start, end=end)
 
     learn(method, [0, 1, 2], fit)
-    # The last task keeps everything: there is nothing to mend by retraining.
-    assert calls == [(0, None, 256), (0, 4, 171), (1, None, 171), (1, 4, 85), (2, None, 85)]
+    assert calls == [
+        (0, 0.0, 0.75, 256),
+        (0, 0.75, 1.0, 171),
+        (1, 0.0, 0.75, 171),
+        (1, 0.75, 1.0, 85),
+        # The last task keeps everything: there is nothing to mend by retraining.
+        (2, 0.0, 1.0, 85),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("duration", "share", "steps"),
+    [
+        # 20 steps: two thirds of them are 13.3.
+        ("iterations: 20", "", [13, 7, 13, 7, 20]),
+        ("iterations: 20", "retrain_share: 0.9", [2, 18, 2, 18, 20]),
+        ("iterations: 20", "retrain_share: 0", [20, 20, 20]),
+        # 1 - 0.01 of 20 is 19.8, and 1 - 0.99 of it 0.2: at least one step before the pruning.
+        ("iterations: 20", "retrain_share: 0.01", [20, 20, 20]),
+        ("iterations: 20", "retrain_share: 0.99", [1, 19, 1, 19, 20]),
+        ("iterations: 1", "", [1, 1, 1]),
+        # 48 samples in batches of 16: 3 steps an epoch, 9 in three; 6 of them before the pruning.
+        ("epochs: 3", "", [6, 3, 6, 3, 9]),
+    ],
+)
+def test_training_and_retraining_take_the_steps_of_one_task(
+    duration: str, share: str, steps: list[int], tmp_path: Path
+) -> None:
+    record = run_one(experiment(f"{{packnet: {{{share}}}}}", duration=duration), tmp_path)
+    started = [e for e, _ in read_events(record.folder) if e["event"] == "fit_started"]
+    assert [event["steps"] for event in started] == steps
+    assert all(event["epochs"] == -(-event["steps"] // 3) for event in started)
 
 
 def test_free_weights_stay_zero_in_retraining() -> None:
@@ -226,10 +257,14 @@ def test_a_layer_with_fewer_weights_than_tasks() -> None:
         method_on("packnet", model="{name: mlp, hidden: [1, 1]}")
 
 
-@pytest.mark.parametrize("keep", ["0", "1.5", "half", "-1"])
-def test_impossible_shares(keep: str) -> None:
-    with pytest.raises(ConfigError, match="keep"):
-        experiment(f"{{packnet: {{keep: {keep}}}}}")
+@pytest.mark.parametrize(
+    ("option", "share"),
+    [("keep", share) for share in ("0", "1.5", "half", "-1")]
+    + [("retrain_share", share) for share in ("1", "-0.1", "half")],
+)
+def test_impossible_shares(option: str, share: str) -> None:
+    with pytest.raises(ConfigError, match=option):
+        experiment(f"{{packnet: {{{option}: {share}}}}}")
 
 
 # The contract
@@ -270,9 +305,9 @@ def test_state_round_trip() -> None:
 
 
 def test_killed_in_training_and_in_retraining(tmp_path: Path) -> None:
-    one = experiment("{packnet: {retrain_epochs: 2}}")
+    one = experiment("{packnet: {retrain_share: 0.5}}")
     whole = run_one(one, tmp_path / "whole")
-    # 48 samples in batches of 16: 3 steps an epoch, 6 a fit, 12 a task but for the last, 6.
+    # 48 samples in batches of 16: 6 steps a task, 3 of them before the pruning but for the last.
     # Killed in fit 0 of task 0; then in fit 1 of task 1; then in fit 0 of task 2.
-    killed = run_interrupted(one, tmp_path / "killed", [4, 18, 5])
+    killed = run_interrupted(one, tmp_path / "killed", [2, 9, 4])
     same_result(whole, killed)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from shared_backbone_cases import (
@@ -20,8 +21,10 @@ from shared_backbone_cases import (
 from torch import nn
 from torch.nn import functional
 
+import lora_cl
+from lora_cl.data import as_bytes, pixels
 from lora_cl.errors import ConfigError
-from lora_cl.methods.replay import Replay, balanced_choice, smallest
+from lora_cl.methods.replay import Replay, balanced_choice, integers_for, smallest
 
 
 def replay(scenario: str = "task", adapter: str = "", more: str = "per_class: 5") -> Replay:
@@ -166,8 +169,8 @@ def test_costs_by_hand() -> None:
     for task_id in range(3):
         learn(method, [task_id])
         heads = (task_id + 1) * head
-        # A sample: 32 inputs of 4 bytes, label and task of 8 bytes each; 10 samples a task.
-        assert method.stored_bytes() == trunk + heads + 10 * (task_id + 1) * (32 * 4 + 8 + 8)
+        # A sample: 32 inputs of 4 bytes, label and task of a byte each; 10 samples a task.
+        assert method.stored_bytes() == trunk + heads + 10 * (task_id + 1) * (32 * 4 + 1 + 1)
         assert method.trained_parameters() == (trunk + heads) // 4
         assert method.total_parameters() == (trunk + heads) // 4
 
@@ -176,7 +179,65 @@ def test_a_reservoir_costs_its_keys_too() -> None:
     method = replay(more="memory: reservoir, size: 40")
     learn(method, [0])
     head = 4 * (16 * 2 + 2)
-    assert method.stored_bytes() == trunk_bytes(method) + head + 40 * (32 * 4 + 8 + 8 + 4)
+    assert method.stored_bytes() == trunk_bytes(method) + head + 40 * (32 * 4 + 1 + 1 + 4)
+
+
+BYTES = """
+name: bytes
+benchmark: {{{benchmark}, dataset: {{name: npz, path: {path}}}}}
+scenario: domain
+model: {{name: mlp, hidden: [16]}}
+train: {{epochs: 1, batch_size: 16}}
+methods: {{replay: {{per_class: 3}}}}
+"""
+BENCHMARKS = {
+    "split": ("name: split, tasks: 3", 1),
+    "permuted": ("name: permuted, tasks: 3, permute_first: true", 1),
+    # The first task is upright, the next one is interpolated, and no byte gives its pixels.
+    "rotated": ("name: rotated, tasks: 3", 4),
+}
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """120 images of 6 x 6 pixels, a byte each, of six classes."""
+    numbers = np.random.default_rng(0)
+    y = np.repeat(np.arange(6), 20)
+    x = numbers.integers(0, 128, (120, 6, 6), dtype=np.uint8)
+    x += (20 * y).astype(np.uint8)[:, None, None]
+    np.savez(tmp_path / "images.npz", x=x, y=y)
+    return tmp_path / "images.npz"
+
+
+@pytest.mark.parametrize("stream", ["false", "true"])
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_pixels_are_kept_as_bytes_and_come_back_bit_for_bit(
+    benchmark: str, stream: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yaml, size = BENCHMARKS[benchmark]
+    text = BYTES.format(benchmark=yaml, path=images)
+    records = []
+    for name, stored in {"bytes": as_bytes, "floats": lambda x: x}.items():
+        monkeypatch.setattr("lora_cl.methods.replay.as_bytes", stored)
+        records.append(
+            run_one(lora_cl.parse_config(text, "t", [f"stream={stream}"]), tmp_path / name)
+        )
+    packed, plain = (lora_cl.load_run(record.folder) for record in records)
+    mine, others = packed.kept["memory.x"], plain.kept["memory.x"]
+    assert (mine.element_size(), others.element_size()) == (size, 4)
+    assert torch.equal(pixels(mine), others)
+    assert len(mine) == (18 if benchmark == "split" else 54)
+    assert records[0].result["accuracy_matrix"] == records[1].result["accuracy_matrix"]
+    weights = packed.network.state_dict()
+    assert len(weights) == 4
+    assert all(torch.equal(weights[k], v) for k, v in plain.network.state_dict().items())
+    saved = [record.result["cost"]["stored_bytes"] for record in records]
+    assert saved[1] - saved[0] == len(mine) * 36 * (4 - size)
+
+
+def test_integers_that_hold_so_many() -> None:
+    found = [integers_for(count) for count in (1, 256, 257, 32768, 32769)]
+    assert found == [torch.uint8, torch.uint8, torch.int16, torch.int16, torch.int32]
 
 
 def test_nothing_from_the_memory_is_full_in_one_head(tmp_path: Path) -> None:

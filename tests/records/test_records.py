@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from lora_cl.errors import ResultsError
-from lora_cl.records import results
+from lora_cl.records import events, files, results
 from lora_cl.records.events import EVENTS, append_event, read_events
 from lora_cl.records.files import write_atomic
 from lora_cl.records.folders import load_records, read_record, run_folders
@@ -39,13 +39,14 @@ class Faults:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, below: Path) -> None:
         self.nth, self.count = 0, 0
         self.below = below
-        real_open, real_replace, real_fsync = pathlib.Path.open, pathlib.Path.replace, os.fsync
+        real_replace, real_fsync = pathlib.Path.replace, os.fsync
 
-        def opened(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-            file = real_open(path, mode, *args, **kwargs)
-            if "b" in mode and mode != "rb" and self.below in path.parents:
-                return _Failing(file, self)
-            return file
+        def failing(opens: Callable[..., Any]) -> Callable[..., Any]:
+            def opened(path: Path, *args: Any) -> Any:
+                file = opens(path, *args)
+                return _Failing(file, self) if self.below in path.parents else file
+
+            return opened
 
         def replaced(path: Path, target: Path) -> Path:
             self.point()
@@ -55,7 +56,8 @@ class Faults:
             self.point()
             real_fsync(descriptor)
 
-        monkeypatch.setattr(pathlib.Path, "open", opened)
+        monkeypatch.setattr(files, "create", failing(files.create))
+        monkeypatch.setattr(events, "open_to_append", failing(events.open_to_append))
         monkeypatch.setattr(pathlib.Path, "replace", replaced)
         monkeypatch.setattr(os, "fsync", synced)
 
@@ -177,7 +179,14 @@ def test_a_damaged_record_is_noticed(tmp_path: Path) -> None:
         (b"[]", "is not a record"),
         (b'{"schema_version": 2, "status": "done"}', "has schema version 2, this lora-cl reads 1"),
         (b'{"schema_version": 1, "status": "done"}', "has no checksum"),
-        (b'{"schema_version": 1, "n": NaN, "checksum": "x"}', "checksum does not fit"),
+        (b'{"schema_version": 1, "n": NaN, "checksum": "x"}', "holds the number NaN"),
+        (b'{"schema_version": 1, "n": 1e999, "checksum": "x"}', "holds the number 1e999"),
+        (
+            b'{"schema_version": 1, "n": 1%s}' % (b"0" * 400),
+            "holds the number 1000.*, which no run",
+        ),
+        (b'{"schema_version": true, "checksum": "x"}', "has schema version True"),
+        (b'{"schema_version": 1, "n": [%s1]}' % (b"[]," * 2**21), "more lists and mappings"),
         (b"[" * 100_000, "is not a whole JSON file"),
         (b"\xff\xfe{", "is not a whole JSON file"),
     ],
@@ -273,7 +282,7 @@ def test_damaged_tensors_are_noticed(tmp_path: Path) -> None:
             assert all(torch.equal(found[name], tensor) for name, tensor in TENSORS.items())
     assert len(messages) > 1000
     assert set(messages) == {f"{path}: is damaged, or not a file of lora-cl"}
-    with pytest.raises(ResultsError, match="cannot be read: No such file"):
+    with pytest.raises(ResultsError, match="none: is missing"):
         load_tensors(tmp_path / "none")
 
 

@@ -144,24 +144,48 @@ def test_what_was_done_again_counts_as_it_was_last(tmp_path: Path) -> None:
     assert differences(a, b) == []
 
 
-def test_an_unfinished_run_is_compared_by_its_config(tmp_path: Path) -> None:
-    a, b = run(tmp_path / "a"), tmp_path / "b"
+def test_an_unfinished_run_is_compared_by_the_config_in_its_log(tmp_path: Path) -> None:
+    a, b = run(tmp_path / "a"), tmp_path / "seed0-0b"
     b.mkdir()
-    (b / "config.yaml").write_text("name: y\n")
-    assert differences(a, b)[0] == "config: name: 'x' / 'y'"
-    assert "status: 'done' / 'unfinished'" in differences(a, b)
+    (b / "config.yaml").write_text("name: z\n")
+    append_event(b, "run_started", config={**RESULT["config"], "name": "y"})
+    assert differences(a, b) == [
+        "config: name: 'x' / 'y'",
+        "environment: versions.torch: '2.4' / nothing",
+        "data: benchmark.dataset: 'sha256:1' / nothing",
+        "loss: the last one logged is of task 1, fit 1, epoch 1 / nothing",
+        "status: 'done' / 'unfinished'",
+        "accuracy matrix: after task 0, on task 0: 1.0 / nothing",
+    ]
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     a = run(tmp_path / "a")
-    with pytest.raises(ResultsError, match="is not a run folder"):
-        differences(a, tmp_path)
-    damaged = run(tmp_path / "b")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "config.yaml").write_text("model: mine\n")
+    for folder in (tmp_path, mine):
+        with pytest.raises(ResultsError, match="is not a run folder"):
+            differences(a, folder)
+    damaged = run(tmp_path / "seed0-0b")
     (damaged / "result.json").write_bytes(b"{")
     with pytest.raises(ResultsError, match=r"result.json: is not a whole JSON file"):
         differences(a, damaged)
-    (damaged / "result.json").unlink()
-    for content in (b"\xff", b"{", b"- 1", b"", b"[" * 9999):
-        (damaged / "config.yaml").write_bytes(content)
-        with pytest.raises(ResultsError, match=r"config.yaml: is damaged: not"):
-            differences(a, damaged)
+
+
+def test_no_config_keeps_it_busy(tmp_path: Path) -> None:
+    """The YAML of a run folder is not read, and no record is too wide or too deep."""
+    a = run(tmp_path / "a")
+    unfinished = tmp_path / "seed0-0b"
+    unfinished.mkdir()
+    bomb = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10))
+    (unfinished / "config.yaml").write_text(f"a0: &a0 x\n{bomb}\n")
+    assert "status: 'done' / 'unfinished'" in differences(a, unfinished)
+    wide = run(tmp_path / "wide", hash="b", config__train={str(i): i for i in range(20_001)})
+    with pytest.raises(ResultsError, match="more than 20,000 options"):
+        differences(a, wide)
+    deep: Any = 1
+    for _ in range(300):
+        deep = {"k": deep}
+    (found,) = differences(a, run(tmp_path / "deep", hash="b", config__train=deep))
+    assert found.startswith("config: train.lr: 0.1 / nothing")

@@ -161,7 +161,7 @@ def test_both_checkpoints_damaged(finished: tuple[Path, RunConfig], tmp_path: Pa
     (folder / "checkpoint" / "foreign.safetensors").write_bytes(b"nothing")
     assert run_one(run, Where(tmp_path)) == Outcome("done")
     assert outcome(folder) == outcome(whole / run.folder)
-    assert not (folder / "checkpoint").exists()
+    assert [path.name for path in (folder / "checkpoint").iterdir()] == ["foreign.safetensors"]
 
 
 def test_a_missing_file(finished: tuple[Path, RunConfig], tmp_path: Path) -> None:

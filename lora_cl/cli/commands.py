@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import gc
 import os
-import signal
 import sys
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lora_cl import __version__
-from lora_cl.errors import ConfigError, LoraClError, ResultsError
-from lora_cl.plugins import Parts
+from lora_cl.cli.answering import RUN_FAILED, Settings, answer, answering, importing, say, tell
+from lora_cl.errors import ConfigError, ResultsError
 from lora_cl.records.folders import DEFAULT_RESULTS
-from lora_cl.text import one_line
+
+if TYPE_CHECKING:
+    from lora_cl.plugins import Parts
 
 app = typer.Typer(
     name="lora-cl",
@@ -32,8 +30,6 @@ app = typer.Typer(
 data_app = typer.Typer(help="Data sets: what there is, and fetching it.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-RUN_FAILED, WRONG_REQUEST, INTERRUPTED = 1, 2, 130
-
 Configs = Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="YAML config files.")]
 Overrides = Annotated[
     list[str],
@@ -43,10 +39,6 @@ DataDir = Annotated[
     Path | None,
     typer.Option(help="Where data sets are kept (default: LORA_CL_DATA or the user's cache)."),
 ]
-
-
-class _Settings:
-    debug = False
 
 
 def _version(wanted: bool) -> None:
@@ -62,7 +54,7 @@ def _main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    _Settings.debug = debug
+    Settings.debug = debug
 
 
 @app.command()
@@ -72,7 +64,10 @@ def run(
     results: Annotated[Path, typer.Option(help="Where run folders go.")] = DEFAULT_RESULTS,
     jobs: Annotated[
         int | None,
-        typer.Option(min=0, help="Runs at a time (default: one a core; 0: in this process)."),
+        typer.Option(
+            min=0,
+            help="Runs at a time (default: usable cores / threads; 0: in this process).",
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     data_dir: DataDir = None,
@@ -82,10 +77,9 @@ def run(
 
     Finished runs are skipped, interrupted ones are resumed.
     """
-    with _answering():
-        _quiet_threads()
+    with answering():
         _prepare_processes(device, jobs)
-        with _uncollected():
+        with importing():
             from lora_cl import api
 
         experiments = [api.load_config(path, override) for path in configs]
@@ -96,7 +90,7 @@ def run(
             device=device,
             data_dir=data_dir,
             force=force,
-            say=_say,
+            say=say,
         )
     if any(record.status != "done" for record in records):
         raise typer.Exit(RUN_FAILED)
@@ -118,14 +112,18 @@ def compare(
         bool, typer.Option("--details", help="Show what each method records of itself.")
     ] = False,
 ) -> None:
-    """Print the method table of finished runs: mean ± std over seeds."""
-    with _answering():
+    """Print the method table of finished runs: mean and deviation over seeds."""
+    with answering():
         from lora_cl.report import FORMATS, compare_table
 
         _one_of("--format", format, list(FORMATS))
-        on_terminal = output is None and sys.stdout.isatty()
+        on_terminal = output is None and sys.stdout is not None and sys.stdout.isatty()
         text = compare_table(
-            folders or [DEFAULT_RESULTS], format, details, color=on_terminal and _color()
+            folders or [DEFAULT_RESULTS],
+            format,
+            details,
+            color=on_terminal and _color(),
+            notice=say,
         )
         _deliver(text, output)
 
@@ -136,39 +134,57 @@ def diff(
     run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another one.")],
 ) -> None:
     """Say where two runs part: config, versions, data, loss, accuracies. Exit code 1 if they do."""
-    with _answering():
+    with answering():
         from lora_cl.report import differences
 
         found = differences(run_a, run_b)
-        typer.echo("\n".join(found) if found else "no difference")
+        tell("\n".join(found) if found else "no difference")
     if found:
+        raise typer.Exit(RUN_FAILED)
+
+
+@app.command()
+def fsck(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[DIR]...", help="Results directories or run folders."),
+    ] = None,
+) -> None:
+    """Check every checksum: what is missing, damaged, foreign or left over. Changes nothing."""
+    with answering():
+        from lora_cl.config.syntax import to_yaml
+        from lora_cl.records.integrity import fsck
+
+        whole = fsck(folders or [DEFAULT_RESULTS], to_yaml, tell)
+    if not whole:
         raise typer.Exit(RUN_FAILED)
 
 
 @app.command()
 def validate(configs: Configs, override: Overrides = [], data_dir: DataDir = None) -> None:  # noqa: B006
     """Check configs without training anything."""
-    with _answering():
+    with answering():
         from lora_cl.config import load_config
         from lora_cl.running.preparation import check
 
         for path in configs:
             experiment = load_config(path, override)
-            check(experiment, data_dir)
+            unseen = check(experiment, data_dir)
             config = experiment.config
             runs = len(config.methods) * len(config.seeds)
-            typer.echo(f"{path}: valid, {runs} runs")
+            note = f" ({'; '.join(unseen)})" if unseen else ""
+            tell(f"{path}: valid, {runs} runs{note}")
 
 
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of a config, for editors."""
-    with _answering():
+    with answering():
         import json
 
         from lora_cl.config import config_schema
 
-        typer.echo(json.dumps(config_schema(), indent=2))
+        tell(json.dumps(config_schema(), indent=2))
 
 
 @app.command("list")
@@ -176,12 +192,12 @@ def list_(
     what: Annotated[str, typer.Argument(help="methods, benchmarks, datasets, models or configs.")],
 ) -> None:
     """List what a config can name."""
-    with _answering():
+    with answering():
         _one_of("list", what, list(_LISTS))
         entries = _LISTS[what]()
         width = max(map(len, entries), default=0)
         for name, summary in entries.items():
-            typer.echo(f"{name:<{width}}  {summary}".rstrip())
+            tell(f"{name:<{width}}  {summary}".rstrip())
 
 
 @data_app.command("fetch")
@@ -190,18 +206,18 @@ def data_fetch(
     data_dir: DataDir = None,
 ) -> None:
     """Bring data sets into the cache, verified."""
-    with _answering():
+    with answering():
         from lora_cl.data import data_root, make_source
 
         for name in names:
-            place = make_source(name).fetch(data_root(data_dir), _say)
-            typer.echo(f"{name}: {place}")
+            place = make_source(name).fetch(data_root(data_dir), say)
+            tell(f"{name}: {place}")
 
 
 @data_app.command("list")
 def data_list(data_dir: DataDir = None) -> None:
     """List the data sets, and which of them are there."""
-    with _answering():
+    with answering():
         from lora_cl.data import DATASETS, data_root
 
         root = data_root(data_dir)
@@ -212,8 +228,8 @@ def data_list(data_dir: DataDir = None) -> None:
             if state is None:
                 there = source(source.Options()).where(root)
                 state = "there" if there else "to fetch"
-            typer.echo(f"{name:<{width}}  {state:<8}  {source.summary}")
-        typer.echo(f"cache: {root}")
+            tell(f"{name:<{width}}  {state:<8}  {source.summary}")
+        tell(f"cache: {root}")
 
 
 def _methods() -> dict[str, str]:
@@ -245,7 +261,7 @@ def _summaries(parts: Parts[Any]) -> dict[str, str]:
     found = {name: str(part.summary) for name, part in parts.items()}
     for name, part in parts.others().items():
         if isinstance(part, Exception):
-            _say(f"error: {part}")
+            say(f"error: {part}")
         else:
             package = part.__module__.partition(".")[0]
             found[name] = f"{getattr(part, 'summary', '')} (from {package})".strip()
@@ -253,7 +269,7 @@ def _summaries(parts: Parts[Any]) -> dict[str, str]:
 
 
 def _shipped_configs() -> dict[str, str]:
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     folder = here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
     files = sorted(folder.glob("*.yaml"))
     return {str(file): file.read_text("utf-8").splitlines()[0].lstrip("# ") for file in files}
@@ -268,77 +284,14 @@ _LISTS: dict[str, Callable[[], dict[str, str]]] = {
 }
 
 
-@contextmanager
-def _answering() -> Iterator[None]:
-    """Turns what goes wrong into a line for people and an exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    except typer.Exit:
-        raise
-    except LoraClError as error:
-        _explain("\n".join(one_line(line, 2000) for line in str(error).splitlines()))
-        raise typer.Exit(WRONG_REQUEST) from None
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from here", err=True)
-        raise typer.Exit(INTERRUPTED) from None
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(RUN_FAILED) from None
-    except Exception as error:
-        _explain(_explained(error))
-        raise typer.Exit(RUN_FAILED) from None
-
-
-def _explain(text: str) -> None:
-    """Says on stderr what went wrong; after the traceback, if that is wanted."""
-    if _Settings.debug:
-        traceback.print_exc()
-    typer.echo(f"error: {text}", err=True)
-
-
-def _explained(error: Exception) -> str:
-    if "torchvision::nms" in str(error):
-        return (
-            "torch and torchvision do not belong together (operator torchvision::nms does not "
-            "exist); install both at once: pip install --force-reinstall torch torchvision"
-        )
-    kind = "" if isinstance(error, OSError) and str(error) else f"{type(error).__name__}: "
-    return f"{kind}{one_line(error, 500)} (lora-cl --debug shows where)"
-
-
-def _interrupt(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
-
-
-def _quiet_threads() -> None:
-    """Keeps the numeric libraries from starting threads that the runs would fight over."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Imports make some 300 000 objects, and they stay: nothing to look through, now or later."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
 def _prepare_processes(device: str, jobs: int | None) -> None:
     """This process and, if the workers need one of their own, the one that imports beside it."""
-    from lora_cl.engines.workers import keep_memory, start_early
+    from lora_cl.engines.workers import keep_memory, quiet_threads, start_early
 
+    quiet_threads()
     keep_memory()
     if jobs != 0:
         start_early(device)
-
-
-def _say(message: str) -> None:
-    typer.echo(message, err=True)
 
 
 def _one_of(key: str, value: str, allowed: list[str]) -> None:
@@ -355,37 +308,20 @@ def _color() -> bool:
 
 def _deliver(text: str, output: Path | None) -> None:
     if output is None:
-        typer.echo(text)
+        tell(text)
         return
-    from lora_cl.records.files import write_atomic
+    from lora_cl.records.output import write_output
 
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(output, f"{text.rstrip()}\n".encode())
+        write_output(output, f"{text.rstrip()}\n".encode())
     except OSError as error:
         raise ResultsError(f"{output}: cannot be written: {error.strerror}") from None
-    _say(f"written to {output}")
+    say(f"written to {output}")
 
 
 def main() -> None:
-    """The entry point of ``lora-cl``."""
-    try:
-        app()
-    except SystemExit as leaving:
-        code = 0 if leaving.code is None else leaving.code
-        if isinstance(code, int) and _flushed(code):
-            os._exit(code)  # At once: taking torch apart would take half a second.
-        raise
-
-
-def _flushed(code: int) -> bool:
-    """Whether all that was said has arrived; that nobody listens does not keep an interrupt."""
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        return code == INTERRUPTED
-    return True
+    """Does what the command line says, and ends this process."""
+    answer(app)
 
 
 if __name__ == "__main__":

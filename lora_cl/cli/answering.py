@@ -1,0 +1,142 @@
+"""How a command answers: what it prints where, what goes wrong in a line, and the exit code."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import typer
+
+from lora_cl.cli.interrupts import INTERRUPTED, leave_at_once, listen, raise_interrupt
+from lora_cl.errors import LoraClError
+from lora_cl.streams import occupy_standard_descriptors, patient, plain_where_needed
+from lora_cl.text import one_line
+
+RUN_FAILED, WRONG_REQUEST = 1, 2
+
+
+class Settings:
+    debug = False
+
+
+class _UnheardError(Exception):
+    """What was asked for could not be said."""
+
+
+def tell(text: str) -> None:
+    """Prints an answer on stdout; if that cannot be written, the command has failed."""
+    if sys.stdout is None:
+        raise _UnheardError("stdout: cannot be written: it is closed")
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _UnheardError(f"stdout: cannot be written: {error.strerror}") from None
+
+
+def say(text: str) -> None:
+    """A line about how it goes, on stderr; whether anybody hears it changes nothing."""
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Turns what goes wrong into a line for people and an exit code."""
+    with _heard_by(raise_interrupt):
+        try:
+            yield
+        except typer.Exit:
+            raise
+        except LoraClError as error:
+            _explain("\n".join(one_line(line, 2000) for line in str(error).splitlines()))
+            raise typer.Exit(WRONG_REQUEST) from None
+        except KeyboardInterrupt:
+            say("interrupted; the same command goes on from here")
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:  # The reader has seen enough.
+            raise typer.Exit(RUN_FAILED) from None
+        except _UnheardError as error:
+            _explain(str(error))
+            raise typer.Exit(RUN_FAILED) from None
+        except Exception as error:
+            _explain(_explained(error))
+            raise typer.Exit(RUN_FAILED) from None
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Around the long imports, which an exception would leave in pieces.
+
+    They make some 300 000 objects that stay: nothing to look through, now or later.
+    """
+    gc.disable()
+    try:
+        with _heard_by(leave_at_once):
+            yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@contextmanager
+def _heard_by(handler: Callable[..., None]) -> Iterator[None]:
+    before = listen(handler)
+    try:
+        yield
+    finally:
+        for number, handled in before.items():
+            signal.signal(number, handled)
+
+
+def _explain(text: str) -> None:
+    """Says on stderr what went wrong; after the traceback, if that is wanted."""
+    if Settings.debug:
+        traceback.print_exc()
+    say(f"error: {text}")
+
+
+def _explained(error: Exception) -> str:
+    if "torchvision::nms" in str(error):
+        return (
+            "torch and torchvision do not belong together (operator torchvision::nms does not "
+            "exist); install both at once: pip install --force-reinstall torch torchvision"
+        )
+    kind = "" if isinstance(error, OSError) and str(error) else f"{type(error).__name__}: "
+    return f"{kind}{one_line(error, 500)} (lora-cl --debug shows where)"
+
+
+def answer(app: Callable[[], object]) -> None:
+    """Does what the command line asks for, and ends this process."""
+    listen(leave_at_once)
+    occupy_standard_descriptors()
+    plain_where_needed(sys.stdout)
+    sys.stderr = patient(sys.stderr)
+    code = 0
+    try:
+        app()
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else RUN_FAILED
+    if code != INTERRUPTED:  # Who interrupts does not wait for a reader.
+        code = _flushed(code)
+    os._exit(code)  # At once: taking torch apart would take half a second.
+
+
+def _flushed(code: int) -> int:
+    """The exit code, once all that was said has arrived, or has not."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        if code == 0 and not isinstance(error, BrokenPipeError):
+            _explain(f"stdout: cannot be written: {getattr(error, 'strerror', error)}")
+        code = code or RUN_FAILED
+    return code

@@ -1,0 +1,63 @@
+"""Class means of features, of the classes that have samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lora_cl.data.streaming import Inputs, parts
+
+CHUNK = 2048
+
+
+@torch.no_grad()
+def class_sums(
+    features: Callable[[Tensor], Tensor], x: Inputs, y: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """Of inputs x (N, *input) with labels y (N,): for each of k labels the sum (k, d) of their
+    ``features``, x -> (n, d), and how many they are (k,) int64."""
+    total = []
+    for part, labels in zip(parts(x, CHUNK), torch.split(y, CHUNK), strict=True):
+        h = features(part).flatten(1)
+        total.append(functional.one_hot(labels, k).to(h.dtype).T @ h)
+    counts = functional.one_hot(y, k).sum(0)
+    return torch.stack(total).sum(0), counts
+
+
+def class_means(features: Callable[[Tensor], Tensor], x: Inputs, y: Tensor, k: int) -> Tensor:
+    """The mean feature (m, d) of each of the m <= k labels that have samples, in their order."""
+    sums, counts = class_sums(features, x, y, k)
+    there = counts > 0
+    return sums[there] / counts[there][:, None]
+
+
+class NearestMean(nn.Module):
+    """Answers with the class whose mean m is nearest: h (N, d) -> m.h - |m|^2 / 2 (N, classes).
+
+    That is -|h - m|^2 / 2 but for a term that all classes share (Mensink et al. 2013). A class
+    without samples has no mean: its logit is minus infinity, the log of its probability, so that
+    it is never the answer.
+    """
+
+    sums: Tensor
+    counts: Tensor
+
+    def __init__(self, classes: int, features: int, device: torch.device) -> None:
+        super().__init__()
+        self.out_features = classes
+        self.register_buffer("sums", torch.zeros(classes, features, device=device))
+        self.register_buffer("counts", torch.zeros(classes, dtype=torch.int64, device=device))
+
+    def add(self, sums: Tensor, counts: Tensor, first: int) -> None:
+        """Takes in what ``class_sums`` says of the classes from ``first`` on."""
+        rows = slice(first, first + len(counts))
+        self.sums[rows] += sums
+        self.counts[rows] += counts
+
+    def forward(self, features: Tensor) -> Tensor:
+        means = self.sums / self.counts.clamp(min=1)[:, None]
+        logits = features @ means.T - means.square().sum(1) / 2
+        return logits.masked_fill(self.counts == 0, float("-inf"))
