@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_cl import config
 from lora_cl.config import Experiment, parse_config
+from lora_cl.data import path_of
 from lora_cl.engines.cores import jobs_for
 from lora_cl.engines.pool import Watcher, run_all
 from lora_cl.errors import ConfigError, ResultsError
 from lora_cl.records.files import unwritable
 from lora_cl.records.folders import DEFAULT_RESULTS, Record, load_records, read_record
-from lora_cl.report import to_frame
+from lora_cl.report import matching_labels, to_frame
 from lora_cl.report.progress import Progress, RunLabel
 from lora_cl.running import loading
 from lora_cl.running.arithmetic import reproducible
 from lora_cl.running.base import uncached_bases
-from lora_cl.running.folder import RunFolder
+from lora_cl.running.folder import TO_DO, RunFolder
 from lora_cl.running.machine import resolve_device
-from lora_cl.running.preparation import prepare
+from lora_cl.running.planning import Planned, summary
+from lora_cl.running.preparation import Say, prepare
 from lora_cl.running.runner import Where
 from lora_cl.text import one_line
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     from lora_cl.methods import Method
 
-__all__ = ["load_config", "load_results", "load_run", "parse_config", "run"]
+__all__ = ["load_config", "load_results", "load_run", "parse_config", "plan", "run"]
 
 AnyPath = str | os.PathLike[str]
 
@@ -54,36 +56,45 @@ def run(
     device: str = "auto",
     data_dir: AnyPath | None = None,
     force: bool = False,
+    only: Sequence[str] = (),
     progress: bool = True,
-    say: Callable[[str], None] = lambda message: None,
+    say: Say = lambda message: None,
 ) -> list[Record]:
     """Does every run of the experiments that is not done, and returns all their records.
 
+    ``only`` are labels, or patterns such as ``ewc*``, of the methods to run; without any, all are.
+    ``say`` hears at the start how many runs there are, how many of them are done already, and what
+    else is worth a line.
+
     ``jobs`` processes work side by side, by default as many as the cores this process may use
     have room for, with the configs' ``threads`` each; 0 works in this process, and then in one
-    thread of it at a time. ``say`` hears what else is worth a line. Raises ConfigError or
-    DataError, and then nothing was started; a run that fails is recorded.
+    thread of it at a time. Raises ConfigError or DataError, and then nothing was started; a run
+    that fails is recorded.
     """
     experiments = _experiments(experiments)
     if jobs is None:
         jobs = jobs_for(max((one.config.threads for one in experiments), default=1))
     elif type(jobs) is not int or jobs < 0:
         raise ConfigError(f"jobs: {_shown(jobs)} is not allowed: it is a whole number from 0")
+    planned = plan(
+        experiments,
+        results=results,
+        device=device,
+        data_dir=data_dir,
+        force=force,
+        only=only,
+        say=say,
+    )
     results = _path("results", results)
     data_dir = None if data_dir is None else _path("data_dir", data_dir)
-    where = Where(results, str(resolve_device(_text("device", device))), data_dir)
-    with reproducible(threads=1):
-        runs = [
-            run
-            for experiment in experiments
-            for run in prepare(experiment, data_dir, say, where.device)
-        ]
-    folders = [RunFolder(results, run) for run in runs]
+    where = Where(results, str(resolve_device(device)), data_dir)
     if reason := unwritable(results):
         raise ResultsError(f"{results}: cannot be written to: {reason}")
     for note in dict.fromkeys(uncached_bases(one.config, data_dir) for one in experiments):
         if note:
             say(note)
+    say(summary(planned))
+    runs, folders = [one.run for one in planned], [one.folder for one in planned]
     labels = [
         RunLabel(run.experiment, run.label, run.seed, folder.anew if force else folder.path)
         for run, folder in zip(runs, folders, strict=True)
@@ -94,6 +105,39 @@ def run(
     else:
         run_all(runs, where, jobs, _Silence(), force)
     return [read_record(folder.latest) for folder in folders]
+
+
+def plan(
+    experiments: Experiment | Sequence[Experiment],
+    *,
+    results: AnyPath = DEFAULT_RESULTS,
+    device: str = "auto",
+    data_dir: AnyPath | None = None,
+    force: bool = False,
+    only: Sequence[str] = (),
+    say: Say = lambda message: None,
+) -> list[Planned]:
+    """The runs that ``run`` would do, and whether each is there already; trains nothing.
+
+    Data sets that are missing are fetched: what is in them is part of what a run is.
+    """
+    experiments = _experiments(experiments)
+    labels = dict.fromkeys(label for one in experiments for label in one.config.methods)
+    chosen = matching_labels("--only", only, list(labels)) if only else labels
+    data_dir = None if data_dir is None else _path("data_dir", data_dir)
+    kind = str(resolve_device(_text("device", device)))
+    with reproducible(threads=1):
+        runs = [
+            run
+            for experiment in experiments
+            for run in prepare(experiment, data_dir, say, kind)
+            if run.label in chosen
+        ]
+    folders = [RunFolder(_path("results", results), run) for run in runs]
+    return [
+        Planned(run, folder, TO_DO if force else folder.outlook())
+        for run, folder in zip(runs, folders, strict=True)
+    ]
 
 
 def load_results(*paths: AnyPath) -> pd.DataFrame:
@@ -139,9 +183,7 @@ def _experiments(given: Experiment | Sequence[Experiment]) -> list[Experiment]:
 def _path(name: str, given: Any) -> Path:
     if not isinstance(given, str | os.PathLike) or isinstance(os.fspath(given), bytes):
         raise ConfigError(f"{name}: {_shown(given)} is neither text nor a path")
-    if str(given) == "" or "\0" in str(given):
-        raise ConfigError(f"{name}: {_shown(given)} is not the path of anything")
-    return Path(given)
+    return path_of(name, Path(given) if str(given) else "")
 
 
 def _text(name: str, given: Any) -> str:

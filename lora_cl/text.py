@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import re
 from collections.abc import Iterable
 
@@ -16,6 +17,11 @@ def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     """
     near = difflib.get_close_matches(word[:100], list(known), n=1, cutoff=cutoff)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def matching(pattern: str, known: Iterable[str]) -> list[str]:
+    """The ``known`` words that are ``pattern``, or fit it, where it has ``*``, ``?`` or ``[``."""
+    return [word for word in known if word == pattern or fnmatch.fnmatchcase(word, pattern)]
 
 
 def one_line(value: object, limit: int = 200) -> str:

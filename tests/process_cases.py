@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -35,6 +36,33 @@ def python(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str
         env=ENVIRONMENT,
         timeout=120,
     )
+
+
+def on_terminal(width: int, columns: str | None, *arguments: str | Path) -> str:
+    """What a command prints on a terminal ``width`` wide, without the codes for color."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
+    environment = {key: value for key, value in ENVIRONMENT.items() if key != "COLUMNS"}
+    environment |= {"TERM": "xterm"} | ({"COLUMNS": columns} if columns else {})
+    with subprocess.Popen(
+        [sys.executable, "-m", "lora_cl.cli", *map(str, arguments)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment,
+    ):
+        os.close(theirs)
+        written = b""
+        with suppress(OSError):  # As a terminal ends on Linux.
+            while piece := os.read(ours, 65_536):
+                written += piece
+    os.close(ours)
+    return re.sub(r"\x1b\[[0-9;]*m", "", written.decode().replace("\r\n", "\n"))
 
 
 @contextmanager

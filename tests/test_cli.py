@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from process_cases import ENVIRONMENT, ask
+from process_cases import ENVIRONMENT, ask, on_terminal
 from typer.testing import CliRunner
 
 from lora_cl.cli import commands as cli
@@ -43,8 +44,18 @@ def refused(*arguments: str | Path) -> str:
 def test_run_then_compare_then_diff(config: Path, tmp_path: Path) -> None:
     results = tmp_path / "r"
     code, out, err = ask("run", config, "--results", results, "--jobs", "0", "-o", "seeds=2")
-    assert (code, out) == (0, "")
+    assert code == 0
+    assert err.startswith("4 runs: 4 to do\n")
     assert "4 runs: 4 done" in err
+    assert err.endswith(f"next: lora-cl compare {results / 'tiny'}\n")
+    # On stdout are the averages: n, average accuracy and forgetting of each label.
+    assert out.startswith("tiny · split · task-incremental\n")
+    averages = {line.split()[0]: line.split()[1:] for line in out.splitlines()[4:6]}
+    assert averages.keys() == {"full", "lora"}
+    assert {words[0] for words in averages.values()} == {"2"}
+    code, again, err = ask("run", config, "--results", results, "--jobs", "0", "-o", "seeds=2")
+    assert (code, again) == (0, out)
+    assert err.startswith("4 runs: 4 reused\n")
     code, out, err = ask("compare", results)
     assert (code, err) == (0, "")
     assert "lora" in out
@@ -107,6 +118,36 @@ def test_nothing_is_started_when_one_of_the_configs_is_wrong(config: Path, tmp_p
         assert f"{place}: cannot be written to" in err
 
 
+@pytest.mark.parametrize("target", ["", ".", "/"])
+def test_an_output_is_a_file(target: str, config: Path, tmp_path: Path) -> None:
+    ask("run", config, "--results", tmp_path / "r", "--jobs", "0")
+    err = refused("compare", tmp_path / "r", "--output", target)
+    assert err == f"error: {target or '.'}: cannot be written: it is a directory, not a file\n"
+
+
+def test_an_output_keeps_its_mode_and_its_link(config: Path, tmp_path: Path) -> None:
+    ask("run", config, "--results", tmp_path / "r", "--jobs", "0")
+    (tmp_path / "secret.md").write_text("old")
+    (tmp_path / "secret.md").chmod(0o600)
+    (tmp_path / "link.md").symlink_to("secret.md")
+    assert ask("compare", tmp_path / "r", "--output", tmp_path / "link.md")[0] == 0
+    assert (tmp_path / "link.md").is_symlink()
+    assert (tmp_path / "secret.md").stat().st_mode & 0o777 == 0o600
+    assert "lora" in (tmp_path / "secret.md").read_text()
+
+
+def test_a_config_of_ones_own_hides_no_run(config: Path, tmp_path: Path) -> None:
+    ask("run", config, "--results", tmp_path / "r", "--jobs", "0")
+    alone = ask("compare", tmp_path / "r", "--format", "json")
+    for name in ("config.yaml", "result.json", "events.jsonl"):
+        (tmp_path / name).write_text("{}\n")
+    assert ask("compare", tmp_path, "--format", "json") == alone
+    (tmp_path / "away").symlink_to("/")
+    code, out, err = ask("compare", tmp_path, "--format", "json")
+    assert (code, out) == alone[:2]
+    assert err == f"{tmp_path}/away: is a link and not followed; name it to have it looked into\n"
+
+
 def test_an_output_that_cannot_be_written(config: Path, tmp_path: Path) -> None:
     ask("run", config, "--results", tmp_path / "r", "--jobs", "0")
     (tmp_path / "file").write_text("")
@@ -120,8 +161,68 @@ def test_a_failed_run_is_exit_code_1(config: Path, tmp_path: Path) -> None:
     assert (code, out) == (1, "")
     assert "full seed 0: diverged" in err
     assert "the loss is not a finite number at task 0" in err
-    table = ask("compare", tmp_path / "r")[1]
+    assert "next:" not in err
+    # Nothing that is shown is done: the table says why, and the exit code that.
+    code, table, err = ask("compare", tmp_path / "r")
+    assert (code, err) == (1, "")
     assert "full: diverged: seed 0" in table
+    target = tmp_path / "table.json"
+    assert ask("compare", tmp_path / "r", "--format", "json", "--output", target)[0] == 1
+    assert len(json.loads(target.read_text())) == 2
+    # One that is done is enough, and counts only where it is shown.
+    ask("run", config, "--results", tmp_path / "r", "--jobs", "0", "-o", "train.lr=0.1")
+    assert ask("compare", tmp_path / "r")[0] == 0
+    assert ask("compare", tmp_path / "r", "--where", "lr=0.1")[0] == 0
+    assert ask("compare", tmp_path / "r", "--where", "lr=1e30")[0] == 1
+
+
+def test_a_dry_run_says_what_would_be_done(config: Path, tmp_path: Path) -> None:
+    run = ("run", config, "--results", tmp_path / "r", "--jobs", "0")
+    code, out, err = ask(*run, "--dry-run")
+    assert (code, err) == (0, "2 runs: 2 to do\n")
+    assert out.splitlines() == ["tiny full  seed 0  to do", "tiny lora  seed 0  to do"]
+    assert not (tmp_path / "r").exists()
+    assert ask(*run, "--only", "l*")[0] == 0
+    code, out, err = ask(*run, "--dry-run", "-o", "seeds=2", "--only", "lora")
+    assert (code, err) == (0, "2 runs: 1 reused, 1 to do\n")
+    assert out.splitlines() == ["tiny lora  seed 0  reused", "tiny lora  seed 1  to do"]
+    assert ask(*run, "--dry-run", "--force", "--only", "lora")[2] == "1 run: 1 to do\n"
+    assert len(load_records([tmp_path / "r"])) == 1
+
+
+def test_compare_selects_and_sorts(config: Path, tmp_path: Path) -> None:
+    results = tmp_path / "r"
+    for rank in (1, 2):
+        ask("run", config, "--results", results, "--jobs", "0", "-o", f"methods.lora.rank={rank}")
+    compare = ("compare", results, "--format", "csv")
+    asked = (*compare, "--sort", "-rank", "--columns", "rank,lr", "--columns", "n_seeds")
+    code, out, err = ask(*asked, "--methods", "lora", "--where", "scenario=task")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[:3] == [
+        "experiment,label,method,scenario,benchmark,config.method.rank,config.train.lr,n_seeds",
+        "tiny,lora [rank=2],lora,task,split,2,0.001,1",
+        "tiny,lora [rank=1],lora,task,split,1,0.001,1",
+    ]
+    assert "(did you mean 'rank'?)" in refused(*compare, "--sort", "-rnak")
+    assert "(did you mean 'lora'?)" in refused(*compare, "--methods", "lor")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+@pytest.mark.parametrize(("columns", "width"), [(None, 60), (None, 80), ("70", 200)])
+def test_the_table_fits_the_terminal(
+    config: Path, tmp_path: Path, columns: str | None, width: int
+) -> None:
+    """COLUMNS before the terminal's own width; into a pipe a table is as wide as it gets."""
+    ask("run", config, "--results", tmp_path, "--jobs", "0", "-o", "seeds=2")
+    text = on_terminal(width, columns, "compare", tmp_path)
+    assert max(map(len, text.splitlines())) <= int(columns or width)
+    assert text.count("method ") >= 2
+    assert text.count("stored") == 1
+    piped = ask("compare", tmp_path)[1]
+    assert max(map(len, piped.splitlines())) > 100
+    numbers = re.findall(r"\d+\.\d\d ± \d+\.\d\d", piped)
+    assert len(numbers) == 8
+    assert sorted(re.findall(r"\d+\.\d\d ± \d+\.\d\d", text)) == sorted(numbers)
 
 
 def test_an_unexpected_error_is_a_line_and_with_debug_a_traceback(
@@ -130,7 +231,7 @@ def test_an_unexpected_error_is_a_line_and_with_debug_a_traceback(
     def broken(*_: object, **__: object) -> None:
         raise KeyError("odd\x1b[31m\nthing")
 
-    monkeypatch.setattr("lora_cl.report.compare_table", broken)
+    monkeypatch.setattr("lora_cl.report.comparisons", broken)
     code, out, err = ask("compare", tmp_path)
     assert (code, out) == (1, "")
     assert err.count("\n") == 1
@@ -147,7 +248,7 @@ def test_interrupts_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lora_cl.report.compare_table", interrupted)
+    monkeypatch.setattr("lora_cl.report.comparisons", interrupted)
     assert ask("compare", tmp_path) == (
         130,
         "",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +19,8 @@ from lora_cl.records.folders import DEFAULT_RESULTS
 
 if TYPE_CHECKING:
     from lora_cl.plugins import Parts
+    from lora_cl.records.folders import Record
+    from lora_cl.running.planning import Planned
 
 app = typer.Typer(
     name="lora-cl",
@@ -72,17 +76,36 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     data_dir: DataDir = None,
     force: Annotated[bool, typer.Option(help="Repeat runs that are finished.")] = False,
+    only: Annotated[
+        list[str], typer.Option(metavar="LABEL", help="Only these methods; * stands for anything.")
+    ] = [],  # noqa: B006
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and train nothing.")
+    ] = False,
 ) -> None:
     """Train every method of the configs on its tasks, for every seed, and record the results.
 
     Finished runs are skipped, interrupted ones are resumed.
     """
     with answering():
-        _prepare_processes(device, jobs)
+        _prepare_processes(device, 0 if dry_run else jobs)
         with importing():
             from lora_cl import api
 
         experiments = [api.load_config(path, override) for path in configs]
+        if dry_run:
+            _tell_plan(
+                api.plan(
+                    experiments,
+                    results=results,
+                    device=device,
+                    data_dir=data_dir,
+                    force=force,
+                    only=only,
+                    say=say,
+                )
+            )
+            return
         records = api.run(
             experiments,
             results=results,
@@ -90,8 +113,10 @@ def run(
             device=device,
             data_dir=data_dir,
             force=force,
+            only=only,
             say=say,
         )
+        _tell_averages(records, results)
     if any(record.status != "done" for record in records):
         raise typer.Exit(RUN_FAILED)
 
@@ -111,21 +136,34 @@ def compare(
     details: Annotated[
         bool, typer.Option("--details", help="Show what each method records of itself.")
     ] = False,
+    methods: Annotated[
+        list[str], typer.Option(metavar="LABEL,...", help="Only these; * stands for anything.")
+    ] = [],  # noqa: B006
+    where: Annotated[
+        list[str], typer.Option(metavar="KEY=VALUE", help="Only such runs, as rank=4 or seed=0.")
+    ] = [],  # noqa: B006
+    sort: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="The best first; the last, with - before.")
+    ] = None,
+    columns: Annotated[
+        list[str], typer.Option(metavar="NAME,...", help="Measures and config keys, as in JSON.")
+    ] = [],  # noqa: B006
 ) -> None:
-    """Print the method table of finished runs: mean and deviation over seeds."""
+    """Print the method tables of finished runs: mean and deviation over seeds.
+
+    One table for each experiment, scenario and benchmark. Exit code 1 if no run in them is done.
+    """
     with answering():
-        from lora_cl.report import FORMATS, compare_table
+        from lora_cl.report import FORMATS, Selection, comparisons, measured, render
 
         _one_of("--format", format, list(FORMATS))
-        on_terminal = output is None and sys.stdout is not None and sys.stdout.isatty()
-        text = compare_table(
-            folders or [DEFAULT_RESULTS],
-            format,
-            details,
-            color=on_terminal and _color(),
-            notice=say,
-        )
-        _deliver(text, output)
+        selection = Selection(methods, where, sort, columns)
+        found = comparisons(folders or [DEFAULT_RESULTS], selection, say)
+        chosen = selection.chosen_columns(found)
+        width, color = _terminal() if output is None else (None, False)
+        _deliver(render(found, format, details, width, color, chosen), output)
+    if not measured(found):
+        raise typer.Exit(RUN_FAILED)
 
 
 @app.command()
@@ -294,6 +332,30 @@ def _prepare_processes(device: str, jobs: int | None) -> None:
         start_early(device)
 
 
+def _tell_plan(plan: Sequence[Planned]) -> None:
+    from lora_cl.running.planning import summary
+
+    say(summary(plan))
+    names = [f"{one.run.experiment} {one.run.label}" for one in plan]
+    width = max(map(len, names), default=0)
+    for name, one in zip(names, plan, strict=True):
+        tell(f"{name:<{width}}  seed {one.run.seed}  {one.outlook}")
+
+
+def _tell_averages(records: Sequence[Record], results: Path) -> None:
+    """What came of a command's runs, and the command that says more; nothing if none is done."""
+    from lora_cl.report import COLUMNS, aggregate, measured, render
+
+    found = aggregate(records)
+    if not measured(found):
+        return
+    columns = [COLUMNS[name] for name in ("n_seeds", "average_accuracy", "forgetting")]
+    width, color = _terminal()
+    tell(render(found, width=width, color=color, columns=columns).rstrip())
+    folders = dict.fromkeys(str(results / record.experiment) for record in records)
+    say(f"next: lora-cl compare {shlex.join(folders)}")
+
+
 def _one_of(key: str, value: str, allowed: list[str]) -> None:
     if value not in allowed:
         from lora_cl.text import did_you_mean
@@ -302,8 +364,12 @@ def _one_of(key: str, value: str, allowed: list[str]) -> None:
         raise ConfigError(f"{key} {value}: is not one of {', '.join(allowed)}{hint}")
 
 
-def _color() -> bool:
-    return "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+def _terminal() -> tuple[int | None, bool]:
+    """How wide the terminal is and whether it shows color; None and False where there is none."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return None, False
+    color = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    return shutil.get_terminal_size().columns, color
 
 
 def _deliver(text: str, output: Path | None) -> None:

@@ -145,6 +145,8 @@ def _override(
         path.append(word)
         if rest == word or rest in target:
             path[-1] = rest
+            if path == ["methods"] and isinstance(value, list):
+                value = _picked(config, value, name, source)
             target[rest] = value
             words |= {(*path, *inner): word for inner, word in own.items()}
             return tuple(path)
@@ -157,6 +159,19 @@ def _override(
         elif not isinstance(inner, dict):
             raise ConfigError(f"{name}: {short_key(path)} is not a mapping in {source}")
         target = inner
+
+
+def _picked(config: dict[Any, Any], labels: list[Any], name: str, source: str) -> dict[Any, Any]:
+    """The methods of the config whose labels are listed, with their options, in its order."""
+    known = config.get("methods")
+    if not isinstance(known, dict):
+        raise ConfigError(f"{name}: {source} has no methods to pick from")
+    for label in labels:
+        if not isinstance(label, str) or label not in known:
+            hint = did_you_mean(str(label), map(str, known))
+            there = ", ".join(map(str, known))
+            raise ConfigError(f"{name}: no label is {short(label)}{hint}; there are {there}")
+    return {label: options for label, options in known.items() if label in labels}
 
 
 def _near_file(path: Path) -> str:

@@ -21,7 +21,16 @@ from lora_cl.errors import ConfigError
 from lora_cl.options import OptionsBase, user_path
 from lora_cl.plugins import Parts
 
-__all__ = ["DATASETS", "Dataset", "Source", "as_bytes", "data_root", "make_source", "pixels"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Source",
+    "as_bytes",
+    "data_root",
+    "make_source",
+    "path_of",
+    "pixels",
+]
 
 DATASETS: Parts[type[Source]] = Parts(
     "data set",
@@ -60,6 +69,14 @@ def make_source(name: str, options: OptionsBase | None = None) -> Source:
     return source(options)
 
 
+def path_of(option: str, path: str | Path) -> Path:
+    """``user_path`` of what was given as ``option``; ConfigError where that is no path."""
+    try:
+        return user_path(path)
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}") from None
+
+
 def data_root(override: Path | None = None) -> Path:
     """The folder of the data sets: ``override`` (--data-dir), else the environment variable
     LORA_CL_DATA, else ``lora-cl`` in the platform's user cache directory, or, without a home, a
@@ -67,13 +84,10 @@ def data_root(override: Path | None = None) -> Path:
 
     Raises ConfigError if no folder can be called so.
     """
-    told = {"--data-dir": override, "LORA_CL_DATA": os.environ.get("LORA_CL_DATA")}
-    for name, path in told.items():
-        try:
-            if path:
-                return user_path(path)
-        except ValueError as error:
-            raise ConfigError(f"{name}: {error}") from None
+    if override is not None:
+        return path_of("--data-dir", override)
+    if chosen := os.environ.get("LORA_CL_DATA"):
+        return path_of("LORA_CL_DATA", chosen)
     try:
         return user_path(user_cache_dir("lora-cl", appauthor=False))
     except (RuntimeError, ValueError):  # A user without a home, as in some containers.

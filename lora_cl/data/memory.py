@@ -24,4 +24,4 @@ def require_memory(needed: int, what: str) -> None:
     """Raises DataError, beginning with ``what``, for more bytes than there are here in all."""
     there = memory_bytes()
     if there is not None and needed > there:
-        raise DataError(f"{what} takes {size(needed)} of memory; this machine has {size(there)}")
+        raise DataError(f"{what} would take {size(needed)} of memory; here are {size(there)}")

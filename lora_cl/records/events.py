@@ -94,3 +94,12 @@ def _event(line: bytes) -> dict[str, Any] | None:
             if type(moment) in (int, float) and 0 <= moment <= LATEST:
                 return value
     return None
+
+
+def logged_config(folder: Path) -> dict[str, Any]:
+    """The resolved config that a run noted when it began; empty where its log says none."""
+    config: dict[str, Any] = {}
+    for event, _ in read_events(folder):
+        if event["event"] == "run_started" and isinstance(event.get("config"), dict):
+            config = event["config"]
+    return config

@@ -67,9 +67,11 @@ def fsck(paths: Sequence[Path], config_text: ConfigText, say: Callable[[str], No
         for fault in found:
             say(one_line(fault, 2000))
         bad, count = bad + bool(found), count + len(found)
-    runs = f"{len(folders)} run{'s' * (len(folders) > 1)}"
-    said = f"{runs}: all whole" if not bad else f"{runs}: {count} faults in {bad} of them"
-    say(said + (f"; {unseen} places were not looked into" if unseen else ""))
+    runs = _counted(len(folders), "run")
+    said = f"{runs}: {_counted(count, 'fault')} in {bad} of them" if bad else f"{runs}: all whole"
+    if unseen:
+        said += f"; {_counted(unseen, 'place')} {'was' if unseen == 1 else 'were'} not looked into"
+    say(said)
     return not bad and not unseen
 
 
@@ -237,3 +239,7 @@ def _tasks(path: Path, model: Header) -> list[int]:
 
 def _sealed(task_id: int) -> str:
     return f"{ADAPTERS}/{task_folder(task_id)}/{ADAPTER}"
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -1,15 +1,16 @@
-"""Many runs to one row per experiment, label and config."""
+"""The rows of the tables: many runs to one row per experiment, label and config."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from lora_cl.records.folders import Record
+from lora_cl.report.grouping import RowRuns, TableRuns, rows, tables
 from lora_cl.report.reading import Run, check
 from lora_cl.report.statistics import Summary, summarise
 
@@ -53,10 +54,12 @@ class RoutingSummary:
 class Row:
     """All seeds of one method under one config.
 
-    ``label`` names the row: the config's hash is part of it where one label has several configs.
+    ``label`` names the row: where a label has several configs, what differs is part of it, as in
+    ``lora [rank=4]``. ``options`` and ``content`` are what its runs have in common, by dotted key.
     ``seeds`` are the finished ones, ``problems`` the runs without numbers, ``missing`` the seeds
-    that other rows of the experiment have. ``measures`` and ``by_seed`` go by the names in
-    MEASURES. ``accuracy_matrix_mean`` is None where not every seed measured an entry.
+    that other rows of the table have. ``measures`` and ``by_seed`` go by the names in MEASURES.
+    ``accuracy_matrix_mean`` is None where not every seed measured an entry. ``differs`` is what
+    the method says that it does otherwise than its neighbours, besides its options.
     """
 
     experiment: str
@@ -65,6 +68,8 @@ class Row:
     scenario: str
     benchmark: str
     config_hash: str | None
+    options: dict[str, Any]
+    content: dict[str, str]
     needs_task_id: bool | None
     isolated: bool | None
     seeds: tuple[int, ...]
@@ -75,6 +80,7 @@ class Row:
     by_seed: dict[str, dict[int, float | None]]
     routing: RoutingSummary | None
     details: dict[int, dict[str, Any]]
+    differs: dict[str, Any]
 
     @property
     def complete(self) -> bool:
@@ -95,63 +101,67 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """The rows of one table, and what must be said below it."""
+class Comparison:
+    """The rows of one table, which are of one experiment, scenario and benchmark.
+
+    ``distinction`` is what tells the table from others of the experiment, ``notes`` what must be
+    said below it.
+    """
 
     name: str
     rows: tuple[Row, ...]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    distinction: tuple[str, ...] = ()
 
 
-def aggregate(records: Iterable[Record]) -> list[Experiment]:
-    """Group records by experiment, then by label and config; the order of the records is kept.
+def aggregate(records: Iterable[Record]) -> list[Comparison]:
+    """As ``compared``, from records."""
+    return compared(map(check, records))
+
+
+def compared(runs: Iterable[Run]) -> list[Comparison]:
+    """One comparison per experiment, scenario and benchmark; a row per label and config.
 
     Runs of different configs are never averaged. A seed that is there twice counts once: a
     finished run before any other, then the first.
     """
-    experiments: dict[str, list[Run]] = {}
-    for record in records:
-        experiments.setdefault(record.experiment, []).append(check(record))
-    return [_experiment(name, runs) for name, runs in experiments.items()]
+    return [_comparison(table) for table in tables(runs)]
 
 
-def _experiment(name: str, runs: Sequence[Run]) -> Experiment:
-    by_label: dict[str, dict[str | None, list[Run]]] = {}
-    for run in runs:
-        by_label.setdefault(run.label, {}).setdefault(run.config_hash, []).append(run)
-    notes: list[str] = []
+def _comparison(table: TableRuns) -> Comparison:
+    found = rows(table.runs)
+    notes = _newest(found)
     groups: list[tuple[str, list[Run]]] = []
-    for label, configs in by_label.items():
-        # A run cut off early may not know its config's hash; with one candidate there is no doubt.
-        if len(configs) == 2 and None in configs and not any(run.done for run in configs[None]):
-            unknown = configs.pop(None)
-            next(iter(configs.values())).extend(unknown)
-        if len(configs) > 1:
-            notes.append(_several_configs(label, configs))
-        for config_hash, members in configs.items():
-            shown = label if len(configs) == 1 else _with_hash(label, config_hash)
-            kept, extra = _one_per_seed(members)
-            if extra:
-                told = ", ".join(f"seed {run.seed} ({run.status})" for run in extra)
-                notes.append(f"{shown}: not counted, the seed is there already: {told}")
-            groups.append((shown, _alike(kept)))
+    for row in found:
+        kept, extra = _one_per_seed(row.runs)
+        if extra:
+            told = ", ".join(f"seed {run.seed} ({run.status})" for run in extra)
+            notes.append(f"{row.name}: not counted, the seed is there already: {told}")
+        groups.append((row.name, _alike(kept)))
     # What cannot be read may not even have its right seed.
     seeds = {run.seed for _, group in groups for run in group if run.status != "unreadable"}
-    rows = tuple(_row(shown, members, seeds) for shown, members in groups)
-    return Experiment(name, rows, tuple(notes))
-
-
-def _with_hash(label: str, config_hash: str | None) -> str:
-    return f"{label}@{config_hash or 'unknown'}"
-
-
-def _several_configs(label: str, configs: dict[str | None, list[Run]]) -> str:
-    ages = {key: max(map(_written, runs)) for key, runs in configs.items()}
-    newest = max(ages, key=lambda key: ages[key])
-    return (
-        f"{label}: runs of {len(configs)} different configs, kept apart by the config's hash; "
-        f"the newest is {_with_hash(label, newest)}"
+    return Comparison(
+        table.experiment,
+        tuple(_row(name, members, seeds) for name, members in groups),
+        tuple(notes),
+        tuple(table.distinction),
     )
+
+
+def _newest(found: Sequence[RowRuns]) -> list[str]:
+    """Of labels with several configs, which was run last."""
+    by_label: dict[str, list[RowRuns]] = {}
+    for row in found:
+        by_label.setdefault(row.runs[0].label, []).append(row)
+    newest: dict[str, list[str]] = {}
+    for label, several in by_label.items():
+        if len(several) > 1:
+            last = max(several, key=lambda row: max(map(_written, row.runs)))
+            newest.setdefault(last.difference, []).append(label)
+    return [
+        f"{', '.join(labels)}: several configs; the newest is [{difference}]"
+        for difference, labels in newest.items()
+    ]
 
 
 def _written(run: Run) -> float:
@@ -205,6 +215,8 @@ def _row(label: str, runs: Sequence[Run], seeds: set[int]) -> Row:
         scenario=first.scenario,
         benchmark=first.benchmark,
         config_hash=first.config_hash,
+        options=_common([run.options for run in done or runs]),
+        content=_common([run.content for run in done or runs]),
         needs_task_id=first.needs_task_id,
         isolated=first.isolated,
         seeds=tuple(run.seed for run in done),
@@ -215,7 +227,14 @@ def _row(label: str, runs: Sequence[Run], seeds: set[int]) -> Row:
         by_seed=by_seed,
         routing=_routing(done),
         details={run.seed: run.details for run in done if run.details},
+        differs=_common([run.differs for run in done]),
     )
+
+
+def _common(mappings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first of the mappings, without what is otherwise in another."""
+    first = mappings[0] if mappings else {}
+    return {k: v for k, v in first.items() if all(one.get(k) == v for one in mappings)}
 
 
 def _mean_matrix(runs: Sequence[Run]) -> list[list[float | None]] | None:

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lora_cl.report.aggregate import Experiment, Problem, Row
-from lora_cl.report.statistics import Summary, paired
-from lora_cl.text import NOTHING, count, duration, one_line, percent, size
+from lora_cl.report.aggregate import Comparison, Problem, Row
+from lora_cl.report.columns import COLUMNS, Column, mean_std
+from lora_cl.report.keys import shown
+from lora_cl.report.statistics import paired
+from lora_cl.text import one_line, percent
 
 ACCURACIES = (
-    ("average accuracy ↑", "average_accuracy", 1),
-    ("forgetting ↓", "forgetting", -1),
-    ("backward transfer ↑", "backward_transfer", 1),
-    ("learning accuracy ↑", "learning_accuracy", 1),
+    "average_accuracy",
+    "forgetting",
+    "backward_transfer",
+    "learning_accuracy",
+    "n_seeds",
 )
-COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-    ("trained per task", "trained_params_per_task", count),
-    ("added per task", "added_params_per_task", count),
-    ("total params", "total_params", count),
-    ("stored", "stored_bytes", size),
-    ("training time", "train_seconds", duration),
+COSTS = (
+    "trained_params_per_task",
+    "added_params_per_task",
+    "total_params",
+    "stored_bytes",
+    "train_seconds",
 )
-TASK_ID_MARK, REFERENCE_MARK = "†", "‡"
+TASK_ID_MARK, REFERENCE_MARK, DIFFERS_MARK = "†", "‡", "§"
 MOST_SEEDS, MOST_DETAILS = 5, 2000
 
 
@@ -40,41 +43,49 @@ class Block:
     headers: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
 
-    def beside(self, other: Block) -> Block:
-        """This table with the columns of ``other``, except its first, at the right."""
-        pairs = zip(self.rows, other.rows, strict=True)
-        return Block(self.headers + other.headers[1:], tuple(a + b[1:] for a, b in pairs))
+    def part(self, columns: Sequence[int]) -> Block:
+        """The names and some of the other columns, by number."""
+        kept = (0, *columns)
+        return Block(
+            tuple(self.headers[i] for i in kept),
+            tuple(tuple(row[i] for i in kept) for row in self.rows),
+        )
 
 
-def title(experiment: Experiment) -> str:
-    scenarios = sorted({f"{row.scenario}-incremental" for row in experiment.rows if row.scenario})
-    benchmarks = sorted({row.benchmark for row in experiment.rows if row.benchmark})
-    return " · ".join(map(one_line, [experiment.name, *benchmarks, *scenarios]))
+def beside(blocks: Sequence[Block]) -> Block:
+    """Blocks of the same rows as one: their columns side by side, the names once."""
+    first, *others = blocks
+    for other in others:
+        pairs = zip(first.rows, other.rows, strict=True)
+        first = Block(first.headers + other.headers[1:], tuple(a + b[1:] for a, b in pairs))
+    return first
 
 
-def accuracy_block(rows: Sequence[Row]) -> Block:
-    best = {name: _best(rows, name, sign) for _, name, sign in ACCURACIES}
+def title(comparison: Comparison) -> str:
+    """What the table is of: experiment, benchmark with what is peculiar to it, scenario."""
+    scenarios = sorted({f"{row.scenario}-incremental" for row in comparison.rows if row.scenario})
+    benchmarks = sorted({row.benchmark for row in comparison.rows if row.benchmark})
+    benchmark = ", ".join([*benchmarks, *comparison.distinction])
+    parts = [comparison.name, *([benchmark] if benchmark else []), *scenarios]
+    return " · ".join(map(one_line, parts))
+
+
+def blocks(rows: Sequence[Row], columns: Sequence[Column] = ()) -> list[Block]:
+    """The ``columns`` in one block; without any, accuracies and costs in two."""
+    if columns:
+        return [_block(rows, columns)]
+    return [_block(rows, [COLUMNS[name] for name in names]) for names in (ACCURACIES, COSTS)]
+
+
+def _block(rows: Sequence[Row], columns: Sequence[Column]) -> Block:
+    best = {column.name: _best(rows, column) for column in columns}
     return Block(
-        ("method", *(header for header, _, _ in ACCURACIES), "n"),
+        ("method", *(one_line(column.header) for column in columns)),
         tuple(
             (
-                _name(row),
-                *(
-                    Cell(mean_std(row.measures[name]), row.label in best[name])
-                    for _, name, _ in ACCURACIES
-                ),
-                Cell(_seeds(row)),
+                _name(row, rows),
+                *(Cell(column.text(row), row.label in best[column.name]) for column in columns),
             )
-            for row in rows
-        ),
-    )
-
-
-def cost_block(rows: Sequence[Row]) -> Block:
-    return Block(
-        ("method", *(header for header, _, _ in COSTS)),
-        tuple(
-            (_name(row), *(Cell(_amount(row.measures[name], form)) for _, name, form in COSTS))
             for row in rows
         ),
     )
@@ -84,7 +95,7 @@ def routing_block(rows: Sequence[Row]) -> Block | None:
     """Accuracy with the true task id, with the router, and of the router; None without routers."""
     cells = tuple(
         (
-            _name(row),
+            _name(row, rows),
             Cell(one_line(row.routing.router)),
             Cell(mean_std(row.routing.oracle)),
             Cell(mean_std(row.measures["average_accuracy"])),
@@ -110,17 +121,9 @@ def two_lines(header: str) -> list[str]:
     return min(ways, key=lambda lines: max(map(len, lines)), default=[header])
 
 
-def mean_std(summary: Summary) -> str:
-    if summary.mean is None:
-        return NOTHING
-    if summary.std is None:
-        return percent(summary.mean)
-    return f"{percent(summary.mean)} ± {percent(summary.std)}"
-
-
-def notes(experiment: Experiment) -> list[str]:
+def notes(comparison: Comparison) -> list[str]:
     """The lines below a table: how to read it, and every run that is not in its numbers."""
-    rows = experiment.rows
+    rows = comparison.rows
     lines = ["Accuracies in %: mean ± sample standard deviation over n seeds."]
     if any(row.given_task_id for row in rows):
         lines.append(
@@ -132,9 +135,18 @@ def notes(experiment: Experiment) -> list[str]:
             f"{REFERENCE_MARK} learned all tasks at once: a reference, "
             "does not compete for the best."
         )
+    different = [row for row in rows if _differs(row, rows)]
+    if different:
+        lines.append(
+            f"{DIFFERS_MARK} differs from other rows in more than method and options; "
+            "does not compete for the best."
+        )
+    for row in different:
+        told = ", ".join(f"{key}: {shown(value)}" for key, value in row.differs.items())
+        lines.append(f"{one_line(row.label)}: {one_line(told)}")
     for row in rows:
         lines += _problems(row)
-    return lines + [one_line(note) for note in experiment.notes]
+    return lines + [one_line(note) for note in comparison.notes]
 
 
 def details(rows: Sequence[Row]) -> list[str]:
@@ -150,20 +162,18 @@ def details(rows: Sequence[Row]) -> list[str]:
     return lines + _differences(rows)
 
 
-def _name(row: Row) -> Cell:
-    marks = (TASK_ID_MARK if row.given_task_id else "") + (
-        REFERENCE_MARK if row.all_at_once else ""
+def _name(row: Row, rows: Sequence[Row]) -> Cell:
+    marks = (
+        (TASK_ID_MARK if row.given_task_id else "")
+        + (REFERENCE_MARK if row.all_at_once else "")
+        + (DIFFERS_MARK if _differs(row, rows) else "")
     )
     return Cell(f"{one_line(row.label)} {marks}" if marks else one_line(row.label))
 
 
-def _seeds(row: Row) -> str:
-    wanted = len(row.seeds) + len(row.problems) + len(row.missing)
-    return str(wanted) if wanted == len(row.seeds) else f"{len(row.seeds)} of {wanted}"
-
-
-def _amount(summary: Summary, form: Callable[[float], str]) -> str:
-    return NOTHING if summary.mean is None else form(summary.mean)
+def _differs(row: Row, rows: Sequence[Row]) -> bool:
+    """Whether it has something besides method and options that not all rows have."""
+    return any(other.differs.get(k) != v for other in rows for k, v in row.differs.items())
 
 
 def _competitors(rows: Sequence[Row], name: str) -> list[tuple[Row, float]]:
@@ -171,17 +181,21 @@ def _competitors(rows: Sequence[Row], name: str) -> list[tuple[Row, float]]:
         (row, mean)
         for row in rows
         if row.complete and not row.given_task_id and not row.all_at_once
+        if not _differs(row, rows)
         if (mean := row.measures[name].mean) is not None
     ]
 
 
-def _best(rows: Sequence[Row], name: str, sign: int) -> set[str]:
+def _best(rows: Sequence[Row], column: Column) -> set[str]:
     """The labels whose shown mean is the best among those that can be compared."""
-    competitors = [(row.label, float(percent(mean))) for row, mean in _competitors(rows, name)]
+    if not column.starred:
+        return set()
+    found = _competitors(rows, column.name)
+    competitors = [(row.label, float(percent(mean))) for row, mean in found]
     if len(competitors) < 2:
         return set()
-    top = max(sign * mean for _, mean in competitors)
-    return {label for label, mean in competitors if sign * mean == top}
+    top = max(mean for _, mean in competitors)
+    return {label for label, mean in competitors if mean == top}
 
 
 def _problems(row: Row) -> list[str]:

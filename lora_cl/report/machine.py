@@ -6,44 +6,60 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lora_cl.report.aggregate import MEASURES, Experiment, Row
+from lora_cl.report.aggregate import MEASURES, Comparison, Row
+from lora_cl.report.columns import Column
+from lora_cl.report.keys import CONFIG, CONTENT
 from lora_cl.text import one_line
 
 TEXTS = ("experiment", "label", "method", "scenario", "benchmark")
+STATISTICS = ("mean", "std", "ci95", "n")
+ROUTED = ("oracle", "router_accuracy")
 
 
-def json_text(experiments: Iterable[Experiment], details: bool = False) -> str:
-    """An array with one object per row, one row a line; null where nothing was measured."""
-    rows = [_object(row, details) for experiment in experiments for row in experiment.rows]
+def json_text(
+    comparisons: Iterable[Comparison], details: bool = False, columns: Sequence[Column] = ()
+) -> str:
+    """An array with one object per row, one row a line; null where nothing was measured.
+
+    With ``columns`` of what is no text that names the row, only those.
+    """
+    rows = [_object(row, details, columns) for one in comparisons for row in one.rows]
     return "[\n" + ",\n".join(json.dumps(row, allow_nan=False) for row in rows) + "\n]\n"
 
 
-def csv_text(experiments: Iterable[Experiment], details: bool = False) -> str:
+def csv_text(
+    comparisons: Iterable[Comparison], details: bool = False, columns: Sequence[Column] = ()
+) -> str:
     """One line per row; an empty cell where nothing was measured.
 
-    A text that a spreadsheet would take for a formula gets a leading apostrophe.
+    A text that a spreadsheet would take for a formula gets a leading apostrophe. With ``columns``
+    of what is no text that names the row, only those.
     """
-    statistics = [f"{name}_{part}" for name in MEASURES for part in ("mean", "std", "ci95", "n")]
+    rows = [row for one in comparisons for row in one.rows]
+    options = dict.fromkeys(key for row in rows for key in row.options)
+    contents = dict.fromkeys(key for row in rows for key in row.content)
+    statistics = [f"{name}_{part}" for name in MEASURES for part in STATISTICS]
     head = [*TEXTS, "config_hash", "n_seeds", "n_failed", "n_unfinished", "n_unreadable"]
-    head += ["n_missing", "needs_task_id", "isolated", *statistics]
-    routing = [
-        f"{n}_{p}" for n in ("oracle", "router_accuracy") for p in ("mean", "std", "ci95", "n")
-    ]
-    head += ["router", *routing, "problems"] + (["details"] if details else [])
+    head += ["n_missing", "needs_task_id", "isolated", *statistics, "router"]
+    head += [f"{name}_{part}" for name in ROUTED for part in STATISTICS] + ["problems"]
+    head += [f"{CONFIG}{key}" for key in options] + [f"{CONTENT}{key}" for key in contents]
+    if columns:
+        head = list(dict.fromkeys([*TEXTS, *(n for c in columns for n in _csv_names(c, head))]))
+    head += ["details"] if details else []
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(head)
-    for experiment in experiments:
-        for row in experiment.rows:
-            writer.writerow(_cells(row, details))
+    writer = csv.DictWriter(out, head, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        cells = {key: _cell(value) for key, value in _cells(row).items()}
+        writer.writerow(cells | {"details": json.dumps(row.details)})
     return out.getvalue()
 
 
-def _object(row: Row, details: bool) -> dict[str, Any]:
+def _object(row: Row, details: bool, columns: Sequence[Column]) -> dict[str, Any]:
     result: dict[str, Any] = {name: getattr(row, name) for name in TEXTS}
     result |= {
         "n_seeds": len(row.seeds),
@@ -58,29 +74,63 @@ def _object(row: Row, details: bool) -> dict[str, Any]:
         "problems": [asdict(problem) for problem in row.problems],
         "missing_seeds": list(row.missing),
         "routing": asdict(row.routing) if row.routing else None,
+        "config": row.options,
+        "content": row.content,
     }
+    if columns:
+        result = _chosen(result, {column.name for column in columns})
     return result | ({"details": row.details} if details else {})
 
 
-def _cells(row: Row, details: bool) -> list[Any]:
+def _chosen(result: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    """Of a whole object, what names the row, and what is among ``names``."""
+    kept = {key: value for key, value in result.items() if key in names or key in TEXTS}
+    if names & {"router", *ROUTED}:
+        kept["routing"] = result["routing"]
+    for key, prefix in (("config", ""), ("content", CONTENT)):
+        inner = {k: v for k, v in result[key].items() if f"{prefix}{k}" in names}
+        kept |= {key: inner} if inner else {}
+    return kept
+
+
+def _csv_names(column: Column, head: Sequence[str]) -> list[str]:
+    """The columns of the whole CSV that one for people stands for."""
+    wanted = {column.name, f"{CONFIG}{column.name}"}
+    wanted |= {f"{column.name}_{part}" for part in STATISTICS}
+    return [name for name in head if name in wanted]
+
+
+def _cells(row: Row) -> dict[str, Any]:
     counts = Counter(problem.status for problem in row.problems)
     unreadable, failed = counts["unreadable"], counts["failed"] + counts["diverged"]
-    cells: list[Any] = [_guarded(getattr(row, name)) for name in TEXTS]
-    cells += [_guarded(row.config_hash or ""), len(row.seeds), failed]
-    cells += [len(row.problems) - failed - unreadable, unreadable, len(row.missing)]
-    cells += [row.needs_task_id, row.isolated]
-    for name in MEASURES:
-        cells += asdict(row.measures[name]).values()
-    routing = row.routing
-    cells.append(_guarded(routing.router) if routing else None)
-    for summary in (routing.oracle, routing.router_accuracy) if routing else ():
-        cells += asdict(summary).values()
-    cells += [] if routing else [None] * 8
+    cells: dict[str, Any] = {name: getattr(row, name) for name in (*TEXTS, "config_hash")}
+    cells |= {
+        "n_seeds": len(row.seeds),
+        "n_failed": failed,
+        "n_unfinished": len(row.problems) - failed - unreadable,
+        "n_unreadable": unreadable,
+        "n_missing": len(row.missing),
+        "needs_task_id": row.needs_task_id,
+        "isolated": row.isolated,
+    }
+    summaries = dict(row.measures)
+    if row.routing:
+        cells["router"] = row.routing.router
+        summaries |= {name: getattr(row.routing, name) for name in ROUTED}
+    for name, summary in summaries.items():
+        cells |= {f"{name}_{part}": value for part, value in asdict(summary).items()}
     told = (
         f"seed {p.seed} {p.status}" + (f": {p.reason}" if p.reason else "") for p in row.problems
     )
-    cells.append(_guarded("; ".join(told)))
-    return cells + ([json.dumps(row.details)] if details else [])
+    cells["problems"] = "; ".join(told)
+    cells |= {f"{CONFIG}{key}": value for key, value in row.options.items()}
+    return cells | {f"{CONTENT}{key}": value for key, value in row.content.items()}
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        return json.dumps(value)
+    return _guarded(value) if isinstance(value, str) else value
 
 
 def _guarded(text: str) -> str:

@@ -32,6 +32,7 @@ LATEX = {
     "↓": r"$\downarrow$",
     "†": r"$^\dagger$",
     "‡": r"$^\ddagger$",
+    "§": r"\S{}",
     "·": r"$\cdot$",
     "…": r"\ldots{}",
     "\N{REPLACEMENT CHARACTER}": "?",

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 import lora_cl.records.metrics as metrics
+from lora_cl.records.events import logged_config
 from lora_cl.records.folders import Record
 from lora_cl.records.plain_json import LARGEST
 from lora_cl.records.results import SCHEMA_VERSION
+from lora_cl.report.keys import options_of
 from lora_cl.text import one_line
 
 COSTS = (
@@ -44,7 +46,8 @@ class Run:
     """A record whose every part was checked; anything wrong with it is ``reason``.
 
     ``matrix`` (T, T) holds fractions, NaN where not measured; ``values`` the measures and costs.
-    Both are there for a run that is done, and for no other.
+    Both are there for a run that is done, and for no other. ``options`` are the config by dotted
+    key, ``content`` what else makes the result, ``position`` the label's place in the config.
     """
 
     folder: Path
@@ -57,6 +60,9 @@ class Run:
     status: str
     reason: str | None = None
     config_hash: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    content: dict[str, str] = field(default_factory=dict)
+    position: int | None = None
     needs_task_id: bool | None = None
     isolated: bool | None = None
     matrix: metrics.Array | None = None
@@ -67,6 +73,12 @@ class Run:
     @property
     def done(self) -> bool:
         return self.status == "done"
+
+    @property
+    def differs(self) -> dict[str, Any]:
+        """What the method says that it does otherwise than others, besides its options."""
+        value = self.details.get("differs")
+        return value if isinstance(value, dict) else {}
 
 
 class _MalformedError(ValueError):
@@ -89,6 +101,7 @@ def check(record: Record) -> Run:
     try:
         if run.status not in STATUSES:
             raise _MalformedError(f"unknown status {run.status!r}")
+        run = _made_of(run, result)
         if run.status in ("unreadable", "unfinished"):
             return replace(run, reason=_reason(result), config_hash=_hash(result))
         version = result.get("schema_version")
@@ -104,6 +117,34 @@ def check(record: Record) -> Run:
         return _with_numbers(run, result) if run.done else run
     except (ValueError, OverflowError, RecursionError) as error:
         return replace(run, status="unreadable", reason=f"result.json: {one_line(error)}")
+
+
+def _made_of(run: Run, result: dict[str, Any]) -> Run:
+    """The run with what it was made of; one without a record is known by its log."""
+    config = _mapping(result, "config")
+    if not config and run.status in ("unfinished", "unreadable"):
+        config = logged_config(run.folder)
+    content = _mapping(result, "content")
+    if not all(isinstance(value, str) for value in content.values()):
+        raise _MalformedError("content holds something that is not text")
+    position = result.get("position")
+    if position is not None and (type(position) is not int or position < 0):
+        raise _MalformedError(f"position is {position!r}, not a whole number from 0 on")
+    options = options_of(config)
+    scenario, benchmark = (options.get(name) for name in ("scenario", "benchmark"))
+    return replace(
+        run,
+        options=options,
+        content=content,
+        position=position,
+        method=run.method or _word(options.get("method")),
+        scenario=run.scenario or _word(scenario),
+        benchmark=run.benchmark or _word(benchmark),
+    )
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _with_numbers(run: Run, result: dict[str, Any]) -> Run:

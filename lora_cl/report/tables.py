@@ -6,84 +6,98 @@ import io
 from collections.abc import Sequence
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from lora_cl.report import layout, machine, markup
-from lora_cl.report.aggregate import Experiment
+from lora_cl.report.aggregate import Comparison
+from lora_cl.report.columns import Column
 
 FORMATS = ("table", "markdown", "latex", "csv", "json")
 UNBOUNDED = 1000
-# Where a table cannot be read any more, let the terminal break the lines.
-NARROWEST = 76
+LEAST_NAME = 12
+"""Characters of the first column that are shown in any case; longer names are folded."""
 
 
 def render(
-    experiments: Sequence[Experiment],
+    comparisons: Sequence[Comparison],
     format: str = "table",  # noqa: A002
     details: bool = False,
     width: int | None = None,
     color: bool = False,
+    columns: Sequence[Column] = (),
 ) -> str:
-    """The experiments as text in one of FORMATS, ending in a newline; one table per experiment.
+    """The comparisons as text in one of FORMATS, ending in a newline; one table per comparison.
 
     ``details`` adds what the methods recorded about themselves. ``width`` is that of the terminal
-    in columns, None for as wide as it gets; ``color`` allows escape codes. Both concern only the
-    format "table". Raises ValueError for another format.
+    in characters, None for as wide as it gets; ``color`` allows escape codes. Both concern only
+    the format "table". ``columns`` are shown in the place of the usual ones. Raises ValueError for
+    another format.
     """
     if format == "json":
-        return machine.json_text(experiments, details)
+        return machine.json_text(comparisons, details, columns)
     if format == "csv":
-        return machine.csv_text(experiments, details)
+        return machine.csv_text(comparisons, details, columns)
     if format in ("markdown", "latex"):
-        return "\n".join(_marked_up(experiment, details, format) for experiment in experiments)
+        return "\n".join(_marked_up(one, details, format, columns) for one in comparisons)
     if format != "table":
         raise ValueError(f"unknown format {format!r}; there are {', '.join(FORMATS)}")
     out = io.StringIO()
     console = Console(
         file=out,
-        width=max(width, NARROWEST) if width else UNBOUNDED,
+        width=width or UNBOUNDED,
         force_terminal=color,
         color_system="standard" if color else None,
         legacy_windows=False,
     )
-    for experiment in experiments:
-        for part in _parts(experiment, details, console, color):
-            console.print(part)
+    for comparison in comparisons:
+        for part in _parts(comparison, details, console, color, columns):
+            console.print(part, crop=False)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).rstrip() + "\n"
 
 
-def _marked_up(experiment: Experiment, details: bool, format: str) -> str:  # noqa: A002
-    rows = experiment.rows
-    accuracy, cost = layout.accuracy_block(rows), layout.cost_block(rows)
-    # A page of paper is too narrow for all columns side by side.
-    blocks = [accuracy.beside(cost)] if format == "markdown" else [accuracy, cost]
-    routing = layout.routing_block(rows)
+def _marked_up(
+    comparison: Comparison,
+    details: bool,
+    format: str,  # noqa: A002
+    columns: Sequence[Column],
+) -> str:
+    rows = comparison.rows
+    blocks = layout.blocks(rows, columns)
+    if format == "markdown":  # A page of paper is too narrow for all columns side by side.
+        blocks = [layout.beside(blocks)]
+    routing = None if columns else layout.routing_block(rows)
     write = markup.markdown if format == "markdown" else markup.latex
     return write(
-        layout.title(experiment),
+        layout.title(comparison),
         blocks + ([routing] if routing else []),
-        layout.notes(experiment) + (layout.details(rows) if details else []),
+        layout.notes(comparison) + (layout.details(rows) if details else []),
     )
 
 
 def _parts(
-    experiment: Experiment, details: bool, console: Console, bold: bool
+    comparison: Comparison,
+    details: bool,
+    console: Console,
+    bold: bool,
+    columns: Sequence[Column],
 ) -> list[RenderableType]:
-    rows = experiment.rows
-    accuracy, cost = layout.accuracy_block(rows), layout.cost_block(rows)
-    routing = layout.routing_block(rows)
-    whole = _table(accuracy.beside(cost), bold)
-    natural = console.measure(whole, options=console.options.update(max_width=UNBOUNDED)).maximum
-    tables = [whole] if natural <= console.width else [_table(accuracy, bold), _table(cost, bold)]
-    tables += [_table(routing, bold)] if routing else []
-    parts: list[RenderableType] = [Text(layout.title(experiment), style="bold")]
+    rows = comparison.rows
+    blocks = layout.blocks(rows, columns)
+    whole = layout.beside(blocks)
+    tables = [table for block in blocks for table in _fitting(block, console, bold)]
+    if len(tables) > len(blocks) or _width(whole, console, bold) <= console.width:
+        tables = _fitting(whole, console, bold)
+    if not columns and (routing := layout.routing_block(rows)):
+        tables += _fitting(routing, console, bold)
+    parts: list[RenderableType] = [Text(layout.title(comparison), style="bold")]
     for table in tables:
         parts += [table, Text("")]
-    notes = layout.notes(experiment)
-    if not bold and any(cell.best for row in accuracy.rows for cell in row):
+    notes = layout.notes(comparison)
+    if not bold and any(cell.best for block in blocks for row in block.rows for cell in row):
         notes.insert(1, "* the best of its column.")
     parts += [Padding(Text(note, style="dim"), (0, 0, 0, 2)) for note in notes]
     if details:
@@ -92,7 +106,54 @@ def _parts(
     return [*parts, Text("")]
 
 
-def _table(block: layout.Block, bold: bool) -> Table:
+def _fitting(block: layout.Block, console: Console, bold: bool) -> list[Table]:
+    """The block as one table, or, where that is too wide, its columns in several.
+
+    Each has the names again. A long name is folded, a number never, nor is it cut.
+    """
+    if _width(block, console, bold) <= console.width:
+        return [_table(block, bold)]
+    names = max(map(cell_len, (block.headers[0], *(row[0].text for row in block.rows))))
+    columns = range(1, len(block.headers))
+    widths = [_width(block.part([i]), console, bold, LEAST_NAME) - LEAST_NAME for i in columns]
+    ways = [
+        (room, _filled(widths, console.width - room))
+        for room in range(min(names, LEAST_NAME), names + 1)
+    ]
+    # As few tables as can be, and in these as much room for the names as there is.
+    room, parts = min(ways, key=lambda way: (len(way[1]), _excess(widths, console.width, way[0])))
+    tables = []
+    for part in parts:
+        table = _table(block.part([i + 1 for i in part]), bold, room)
+        # Wider than the terminal if even one column is: it breaks the lines, and nothing is lost.
+        table.width = room + sum(widths[i] for i in part)
+        tables.append(table)
+    return tables
+
+
+def _filled(widths: Sequence[int], room: int) -> list[list[int]]:
+    """Which of the columns stand beside each other in so much room: one at least."""
+    parts: list[list[int]] = [[0]]
+    for i in range(1, len(widths)):
+        if sum(widths[k] for k in parts[-1]) + widths[i] <= room:
+            parts[-1].append(i)
+        else:
+            parts.append([i])
+    return parts
+
+
+def _excess(widths: Sequence[int], width: int, room: int) -> tuple[int, int]:
+    """By how much the widest column does not fit; then, the more room for names the better."""
+    return max(0, room + max(widths, default=0) - width), -room
+
+
+def _width(block: layout.Block, console: Console, bold: bool, room: int | None = None) -> int:
+    """The characters that the block needs in a line, with ``room`` of them for names."""
+    unbounded = console.options.update(max_width=UNBOUNDED)
+    return console.measure(_table(block, bold, room), options=unbounded).maximum
+
+
+def _table(block: layout.Block, bold: bool, room: int | None = None) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True
     )
@@ -103,7 +164,7 @@ def _table(block: layout.Block, bold: bool) -> Table:
                 Text("\n".join(layout.two_lines(header))), justify="right", no_wrap=True
             )
         else:
-            table.add_column(Text(header), overflow="fold", vertical="bottom")
+            table.add_column(Text(header), overflow="fold", vertical="bottom", width=room)
     for row in block.rows:
         # Without bold the best is marked by a star, and the others keep in line with it.
         starred = [any(line[i].best for line in block.rows) for i in range(len(row))]

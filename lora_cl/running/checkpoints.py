@@ -163,7 +163,10 @@ class AdapterFolder(Bank):
     def __getitem__(self, task_id: int) -> Tensors:
         tensors, meta = self._load(task_id)
         if "peft" in meta:
-            tensors = self.decode(meta["peft"], tensors)
+            try:
+                tensors = self.decode(meta["peft"], tensors)
+            except ResultsError as error:  # It begins with the name of the file.
+                raise ResultsError(f"{self.path(task_id)}{os.sep}{error}") from error
         return {name: tensor.to(self.device) for name, tensor in tensors.items()}
 
     def __contains__(self, task_id: object) -> bool:

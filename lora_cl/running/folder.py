@@ -32,6 +32,8 @@ from lora_cl.records.layout import (
 )
 from lora_cl.records.results import RESULT, read_result, write_result
 
+REUSED, RESUMED, TO_DO = "reused", "resumed", "to do"
+
 FINISHED = ("done", "diverged")
 """Statuses that doing the run again would not change."""
 
@@ -72,7 +74,7 @@ class RunFolder:
             self.replace()
         record = _record(self.path, self.run)
         status = _status(record)
-        if status in FINISHED and not (status == "done" and first_fault(self.path, record or {})):
+        if status in FINISHED and not self._lacks(record):
             remove_temporaries(self.path)
             remove_checkpoints(self.path / CHECKPOINT)
             if self.anew.exists():  # Done again, and cut off.
@@ -86,6 +88,15 @@ class RunFolder:
                     f"{self.run.run_hash[:16]}, whose folders have one name; move it away"
                 )
         return None
+
+    def outlook(self) -> str:
+        """What doing the run would be now: reused, resumed or to do. Changes nothing."""
+        record = _record(self.path, self.run)
+        whole = _status(record) in FINISHED and not self._lacks(record)
+        if whole or _status(_record(self.anew, self.run)) in FINISHED or self._twin():
+            return REUSED
+        begun = any((self.path / CHECKPOINT).glob("*.safetensors"))
+        return RESUMED if begun else TO_DO
 
     def replace(self) -> None:
         """Puts what was made anew in the place of what was there; interrupted, it goes on."""
@@ -110,15 +121,28 @@ class RunFolder:
 
     def adopted(self) -> str | None:
         """Copies the same run, finished under another name, if there is one below ``results``."""
+        twin = self._twin()
+        if twin is None:
+            return None
+        record = read_result(twin)
+        assert record is not None
+        remove_ours(self.path)
+        _copy(twin, self.path)
+        write_atomic(self.path / CONFIG, self.run.to_yaml().encode())
+        write_result(self.path, renamed(record, self.run))
+        return "done"
+
+    def _lacks(self, record: dict[str, Any] | None) -> bool:
+        """Whether files are gone that the record of a run that is done speaks of."""
+        return _status(record) == "done" and bool(first_fault(self.path, record or {}))
+
+    def _twin(self) -> Path | None:
+        """The folder of the same run, finished under another name."""
         for twin in sorted(self.results.glob(f"*/*/{self.run.folder_name}")):
             record = _record(twin, self.run) if twin != self.path and _is_plain(twin) else None
             if record is None or _status(record) != "done" or first_fault(twin, record):
                 continue
-            remove_ours(self.path)
-            _copy(twin, self.path)
-            write_atomic(self.path / CONFIG, self.run.to_yaml().encode())
-            write_result(self.path, renamed(record, self.run))
-            return "done"
+            return twin
         return None
 
 

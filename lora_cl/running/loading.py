@@ -48,8 +48,9 @@ def load_run(folder: str | Path, device: str = "cpu", data_dir: str | Path | Non
         raise
     except ValidationError as error:
         reason = one_line(error.errors()[0]["msg"].removeprefix("Value error, "))
-        record = folder / RESULT
-        raise ResultsError(f"{record}: its config is not one of this version: {reason}") from None
+        raise ResultsError(
+            f"{folder / RESULT}: its config is not one of this version: {reason}"
+        ) from None
     except UNFIT as error:
         raise ResultsError(
             f"{folder}: its record and its files do not fit: {type(error).__name__}: "

@@ -37,7 +37,8 @@ def resolve_device(name: str) -> torch.device:
     if colon and not (number.isascii() and number.isdecimal() and len(number) < 4):
         raise ConfigError(f"{told}: after the colon stands a number, as in cuda:0")
     if int(number or 0) >= there[kind]:
-        here = ", ".join(f"{kind} ({count})" for kind, count in there.items() if count)
+        names = {k: k if count == 1 else f"{k}:0 to {k}:{count - 1}" for k, count in there.items()}
+        here = ", ".join(names[kind] for kind, count in there.items() if count)
         raise ConfigError(f"{told}: there is none here; there is {here}")
     return torch.device(kind, int(number)) if colon and kind == "cuda" else torch.device(kind)
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from lora_cl.benchmarks import BENCHMARKS, Benchmark
 from lora_cl.config import Config, Experiment, RunConfig
 from lora_cl.config.model import PretrainOptions
 from lora_cl.data import Dataset, Source, data_root, pixels
+from lora_cl.data.memory import require_memory
 from lora_cl.data.source import named, numbered
 from lora_cl.errors import ConfigError, DataError, LoraClError
 from lora_cl.methods import METHODS, MemoryBank
@@ -21,7 +24,6 @@ from lora_cl.models import build_network
 from lora_cl.running.base import load_weights, weights_checksum
 from lora_cl.running.machine import code_version
 from lora_cl.running.making import code_of_others, sources
-from lora_cl.text import one_line
 
 Say = Callable[[str], None]
 
@@ -110,22 +112,41 @@ def _check_method(config: Config, label: str, benchmark: Benchmark) -> None:
     try:
         check_router(options, config.scenario)
         method.check(benchmark)
-        network = build_network(config.model, benchmark.input_shape, seed=0)
         with _fitting_into_memory(f"methods.{label}"):
+            network = build_network(config.model, benchmark.input_shape, seed=0)
             method.setup(network, benchmark, seed=0, bank=MemoryBank())
     except LoraClError as error:
         key = error.key if isinstance(error, ConfigError) else None
         raise ConfigError(str(error), key or f"methods.{label}") from None
 
 
+class _Budget(TorchFunctionMode):
+    """Adds up the tensors that layers are made of, before each is made."""
+
+    asked = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.empty:
+            size = kwargs.get("size", args)
+            self.asked += 4 * prod(size[0] if size and not isinstance(size[0], int) else size)
+            require_memory(self.asked, "it")
+        return func(*args, **kwargs)
+
+
 @contextmanager
 def _fitting_into_memory(key: str) -> Iterator[None]:
-    """What torch has no memory for is a ConfigError that blames ``key``."""
+    """What this machine has no memory for is a ConfigError that blames ``key``."""
     try:
-        yield
+        with _Budget():
+            yield
+    except DataError as error:
+        raise ConfigError(str(error), key) from None
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "allocate" in str(error):
-            raise ConfigError(f"needs more memory than there is: {one_line(error)}", key) from None
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            raise ConfigError("it needs more memory than there is now", key) from None
         raise
 
 

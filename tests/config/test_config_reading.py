@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -264,6 +265,27 @@ def test_overrides() -> None:
     assert single.config.methods["lora"].rank == 3
 
 
+def test_a_list_of_labels_picks_methods_with_their_options() -> None:
+    text = GOOD.replace("{rank: 2}", "{rank: 4, alpha: 2}")
+    text += "  frozen:\n  lora-r2: {method: lora, rank: 2}\n"
+
+    def picked(*overrides: str) -> dict[str, Any]:
+        return dict(parse_config(text, "c.yaml", overrides).config.methods)
+
+    whole = picked()
+    assert list(whole) == ["lora", "frozen", "lora-r2"]
+    assert picked("methods=[lora-r2, lora]") == {k: whole[k] for k in ("lora", "lora-r2")}
+    # In the config's order, and options given before or after hold.
+    assert list(picked("methods=[lora-r2, lora]")) == ["lora", "lora-r2"]
+    for overrides in (
+        ("methods=[lora]", "methods.lora.rank=16"),
+        ("methods.lora.rank=16", "methods=[lora]"),
+    ):
+        (lora,) = picked(*overrides).values()
+        assert (lora.rank, lora.alpha) == (16, 2.0)
+    assert picked("methods={lora: {}}")["lora"].alpha != 2.0  # A mapping is all there is.
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -289,6 +311,10 @@ def test_overrides() -> None:
         ("name=off", "-o name: off is not allowed: it should be a valid string; YAML reads off"),
         ("train={off: 1}", "-o train={off: 1}: off: YAML reads off as false; put it in quotes"),
         ("threads=!!int 3", "-o threads=!!int 3: not valid YAML: the tag !!int is not read"),
+        ("methods=[lroa]", "-o methods=[lroa]: no label is 'lroa' (did you mean 'lora'?); there"),
+        ("methods=[lora, {x: 1}]", "-o methods=[lora, {x: 1}]: no label is {'x': 1}"),
+        ("methods=[lora, 8]", "-o methods=[lora, 8]: no label is 8; there are lora"),
+        ("methods=[]", "-o methods: {} is not allowed"),
         ("x=\x1b[31m", "-o x=\N{REPLACEMENT CHARACTER}[31m: not valid YAML"),
     ],
 )
@@ -376,3 +402,10 @@ def test_check_needs_no_data_to_find_what_it_can(tmp_path: Path) -> None:
     text = GOOD.replace(DATA, "mnist").replace("tasks: 3", "tasks: 11")
     with pytest.raises(ConfigError, match="11 tasks are more than the 10 classes"):
         check(parse_config(text, "c.yaml"), tmp_path)
+
+
+def test_a_config_without_methods_has_none_to_pick_from() -> None:
+    text = GOOD.replace("methods:\n  lora: {rank: 2}", "method: lora")
+    assert refusal(text, "methods=[lora]") == (
+        "-o methods=[lora]: c.yaml has no methods to pick from"
+    )

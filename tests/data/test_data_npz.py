@@ -179,7 +179,7 @@ def test_more_than_fits_into_memory_is_not_begun(path: Path, monkeypatch):
     assert path.stat().st_size < 20_000
     monkeypatch.setattr(memory, "memory_bytes", lambda: 1_000_000)
     with pytest.raises(
-        DataError, match=r"unpacked, it takes 2\.02 MB of memory; this machine has 1\.00 MB$"
+        DataError, match=r"unpacked, it would take 2\.02 MB of memory; here are 1\.00 MB$"
     ):
         load(path)
     monkeypatch.setattr(memory, "memory_bytes", lambda: 2_100_000)

@@ -133,7 +133,7 @@ def test_classes_are_called_what_their_files_call_them():
 
 def test_more_synthetic_data_than_memory_is_not_begun(monkeypatch):
     monkeypatch.setattr(memory, "memory_bytes", lambda: 10 * 91 * 32 * 4 - 1)
-    with pytest.raises(DataError, match=r"synthetic: 910 rows of 32 floats takes 116 kB of memory"):
+    with pytest.raises(DataError, match=r"910 rows of 32 floats would take 116 kB of memory"):
         synthetic(seed=99)
     monkeypatch.setattr(memory, "memory_bytes", lambda: 10 * 91 * 32 * 4)
     assert synthetic(seed=99).classes == 10

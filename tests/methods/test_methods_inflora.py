@@ -39,7 +39,7 @@ from lora_cl.methods.input_space import (
 )
 from lora_cl.methods.method import Method, task_cross_entropy
 from lora_cl.methods.summed import factors
-from lora_cl.running.runner import make_benchmark
+from lora_cl.running.making import make_benchmark
 
 INFLORA = "inflora: {rank: 2}"
 EVERYTHING = "{rank: 4, epsilon: 1.0, energy: paper}"

@@ -14,8 +14,8 @@ from lora_cl.report.reading import check
 
 
 def only_row(records):
-    (experiment,) = aggregate(records)
-    (row,) = experiment.rows
+    (comparison,) = aggregate(records)
+    (row,) = comparison.rows
     return row
 
 
@@ -57,8 +57,8 @@ def test_failed_and_missing_runs_stay_visible():
         record("b", 0, LORA),
         record("b", 1, LORA, status="diverged", error=error),
     ]
-    (experiment,) = aggregate(records)
-    a, b = experiment.rows
+    (comparison,) = aggregate(records)
+    a, b = comparison.rows
     assert a.complete
     assert not b.complete
     assert b.seeds == (0,)
@@ -81,17 +81,19 @@ def test_configs_are_never_mixed(tmp_path):
         (folder / "result.json").write_text("{}")
         os.utime(folder / "result.json", (moment, moment))
     cases = [
-        (record("full", 0, FULL, config_hash="bbbbbbbb"), new),
-        (record("full", 0, LORA, config_hash="aaaaaaaa"), old),
+        (record("full", 0, FULL, config_hash="bbbbbbbbbb"), new),
+        (record("full", 0, LORA, config_hash="aaaaaaaaaa"), old),
     ]
     records = [Record(**(vars(case) | {"folder": folder})) for case, folder in cases]
-    (experiment,) = aggregate(records)
-    assert [row.label for row in experiment.rows] == ["full@bbbbbbbb", "full@aaaaaaaa"]
-    assert [row.measures["average_accuracy"].n for row in experiment.rows] == [1, 1]
-    assert [row.missing for row in experiment.rows] == [(), ()]
-    (note,) = experiment.notes
-    assert "2 different configs" in note
-    assert note.endswith("the newest is full@bbbbbbbb")
+    (comparison,) = aggregate(records)
+    # Nothing is known of what differs but that it does.
+    assert [row.label for row in comparison.rows] == [
+        "full [hash=bbbbbbbb]",
+        "full [hash=aaaaaaaa]",
+    ]
+    assert [row.measures["average_accuracy"].n for row in comparison.rows] == [1, 1]
+    assert [row.missing for row in comparison.rows] == [(), ()]
+    assert comparison.notes == ("full: several configs; the newest is [hash=bbbbbbbb]",)
 
 
 def test_an_unfinished_run_joins_the_only_config_of_its_label():
@@ -107,17 +109,17 @@ def test_a_seed_counts_once():
     first = record("full", 0, FULL)
     again = Record(**(vars(record("full", 0, LORA)) | {"folder": Path("copy/seed0-0")}))
     failed = record("full", 0, FULL, status="failed", hash="11111111")
-    (experiment,) = aggregate([failed, first, first, again])
-    (row,) = experiment.rows
+    (comparison,) = aggregate([failed, first, first, again])
+    (row,) = comparison.rows
     assert row.seeds == (0,)
     assert row.measures["average_accuracy"].mean == pytest.approx(0.6, abs=1e-12)
     assert row.problems == ()
-    (note,) = experiment.notes
+    (note,) = comparison.notes
     assert note.endswith("already: seed 0 (failed), seed 0 (done)")
 
 
 def test_a_run_that_contradicts_its_row_is_not_counted():
-    odd = record("full", 2, FULL, scenario="class")
+    odd = record("full", 2, FULL, method="lora")
     row = only_row([record("full", 0, FULL), record("full", 1, FULL), odd])
     assert row.seeds == (0, 1)
     assert [(p.seed, p.status) for p in row.problems] == [(2, "unreadable")]
@@ -206,7 +208,7 @@ def test_five_hundred_records_are_aggregated_quickly():
     ten = [[0.9 if j <= i else None for j in range(10)] for i in range(10)]
     records = [record(f"m{k // 5}", k % 5, ten) for k in range(500)]
     start = time.perf_counter()
-    (experiment,) = aggregate(records)
+    (comparison,) = aggregate(records)
     assert time.perf_counter() - start < 1.0
-    assert len(experiment.rows) == 100
-    assert {row.measures["average_accuracy"].n for row in experiment.rows} == {5}
+    assert len(comparison.rows) == 100
+    assert {row.measures["average_accuracy"].n for row in comparison.rows} == {5}

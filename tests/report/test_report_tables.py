@@ -12,7 +12,7 @@ import pytest
 from report_cases import FULL, JOINT, LORA, record, result, write
 
 from lora_cl.errors import ResultsError
-from lora_cl.report import aggregate, compare_table, render
+from lora_cl.report import COLUMNS, aggregate, compare_table, render
 from lora_cl.text import count, duration, one_line, percent, size
 
 BETTER = [[0.9, None], [0.5, 0.8]]
@@ -110,7 +110,7 @@ def test_markdown_numbers_and_best(records):
     assert list(rows) == ["full", "lora", "joint ‡", "ewc"]
     assert rows["lora"]["average accuracy ↑"] == "**85.00 ± 0.00**"
     assert rows["full"]["average accuracy ↑"] == "60.00 ± 0.00"
-    assert rows["lora"]["forgetting ↓"] == "**0.00 ± 0.00**"
+    assert rows["lora"]["forgetting ↓"] == "0.00 ± 0.00"
     # Neither the reference nor the incomplete row competes, though both are more accurate.
     assert rows["joint ‡"]["average accuracy ↑"] == "90.00 ± 0.00"
     assert rows["joint ‡"]["forgetting ↓"] == "-"
@@ -124,12 +124,22 @@ def test_markdown_numbers_and_best(records):
     assert rows["full"]["training time"] == "1m 15s"
 
 
-def test_ties_are_both_best_and_less_forgetting_is_better():
+def test_ties_are_both_best_and_only_accuracies_have_a_best():
+    """Who has learned little has little to forget: 20 % kept to the last bit is not good."""
+    nothing = [[0.2, None], [0.2, 0.2]]
     records = [record("a", 0, LORA), record("b", 0, LORA), record("c", 0, BETTER)]
+    records.append(record("d", 0, nothing))
     rows = markdown_rows(render_records(records, "markdown"))
-    assert [rows[x]["average accuracy ↑"] for x in "abc"] == ["**85.00**", "**85.00**", "65.00"]
-    assert [rows[x]["forgetting ↓"] for x in "abc"] == ["**0.00**", "**0.00**", "40.00"]
-    assert [rows[x]["backward transfer ↑"] for x in "abc"] == ["**0.00**", "**0.00**", "-40.00"]
+    shown = {
+        "average accuracy ↑": ["**85.00**", "**85.00**", "65.00", "20.00"],
+        "learning accuracy ↑": ["**85.00**", "**85.00**", "**85.00**", "20.00"],
+        "forgetting ↓": ["0.00", "0.00", "40.00", "0.00"],
+        "backward transfer ↑": ["0.00", "0.00", "-40.00", "0.00"],
+    }
+    for header, cells in shown.items():
+        assert [rows[x][header] for x in "abcd"] == cells
+    starred = {name for name, column in COLUMNS.items() if column.starred}
+    assert starred == {"average_accuracy", "average_incremental_accuracy", "learning_accuracy"}
 
 
 def test_one_row_alone_is_not_the_best_of_anything():
@@ -199,23 +209,41 @@ def test_details_tell_paired_differences_and_how_small_p_can_be():
     assert line.strip() == "b − a: -25.00 ± 12.42, n = 3, p = 0.25 (cannot be below 0.25)"
 
 
-@pytest.mark.parametrize("width", [80, 120, 200])
-def test_no_digit_is_lost_at_any_width(records, width):
+NUMBERS = ["60.00 ± 0.00", "85.00 ± 0.00 *", "-40.00 ± 0.00", "1.23M", "4.10 MB", "1m 15s"]
+
+
+@pytest.mark.parametrize(("width", "tables"), [(40, 4), (60, 3), (80, 2), (120, 2), (200, 1)])
+def test_no_digit_is_lost_at_any_width(records, width, tables):
     text = render_records(records, "table", width=width)
     assert max(map(len, text.splitlines())) <= width
-    numbers = ["60.00 ± 0.00", "85.00 ± 0.00 *", "-40.00 ± 0.00", "1.23M", "4.10 MB", "1m 15s"]
-    for number in numbers:
+    for number in NUMBERS:
         assert number in text
     assert "…" not in text
-    assert len(lines_with(text, "method")) == (1 if width == 200 else 2)
+    assert len(lines_with(text, "method")) == tables
+    # Every table has every name, and every column stands once.
+    assert len(lines_with(text, "lora ")) >= tables
+    for word in ("forgetting", "stored", "learning"):
+        assert len(re.findall(word, text)) == 1
 
 
-def test_a_narrow_terminal_may_break_lines_but_loses_nothing(records):
+@pytest.mark.parametrize("width", [40, 60, 80, 100])
+def test_long_names_are_folded_and_leave_room_for_numbers(records, width):
+    label = "lora [rank=8, adapter.rank=4, lr=0.01]"
+    text = render_records([*records, record(label, 0, LORA)], "table", width=width)
+    assert max(map(len, text.splitlines())) <= width
+    for number in NUMBERS:
+        assert number in text
+    first = [line[:38].split("  ")[0] for line in text.splitlines()]
+    assert "lora[rank=8,adapter.rank=4,lr=0.01]" in "".join("".join(first).split())
+
+
+def test_a_terminal_too_narrow_for_any_column_breaks_lines_but_loses_nothing(records):
     records.append(record("a-very-long-label-" * 5, 0, LORA))
-    wide = render_records(records, "table", width=80)
-    assert "…" not in wide
-    assert "".join(re.findall(r"^(\S+)", wide, re.MULTILINE)).count("a-very") >= 5
-    assert "85.00 ± 0.00" in render_records(records, "table", width=20)
+    text = render_records(records, "table", width=20)
+    for number in NUMBERS:
+        assert number in text
+    # Twelve characters of a name and a number: no wider than it has to be.
+    assert max(map(len, text.splitlines())) <= 30
 
 
 def test_escape_codes_only_with_color(records):
@@ -225,6 +253,23 @@ def test_escape_codes_only_with_color(records):
     colored = render_records(records, "table", color=True, width=100)
     assert "\x1b[1m85.00 ± 0.00\x1b[0m" in colored
     assert " *" not in colored
+
+
+def test_what_differs_besides_the_options_is_told_and_does_not_compete():
+    own = {"differs": {"classifier": "trained per task"}}
+    records = [record("a", 0, LORA, details=own), record("b", 0, FULL), record("c", 0, BETTER)]
+    for format in ("table", "markdown", "latex"):  # noqa: A001
+        text = render_records(records, format)
+        assert lines_with(text, "a: classifier: trained per task")
+        assert lines_with(text, "more than method and options")
+    rows = markdown_rows(render_records(records, "markdown"))
+    assert rows["a §"]["average accuracy ↑"] == "85.00"
+    assert rows["c"]["average accuracy ↑"] == "**65.00**"
+    # Where all rows have it they do not differ.
+    alike = [record(label, 0, LORA, details=own) for label in "ab"]
+    text = render_records(alike, "markdown")
+    assert "classifier" not in text
+    assert text.count("**85.00**") == 4
 
 
 def test_one_table_per_experiment():
