@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,8 +94,6 @@ AWAY += ["C:", "nul\0", "a\nb", "\u202ex", "x" * 65, "é", "a%2fb", "$HOME", "`x
 
 @pytest.mark.parametrize("bad", AWAY)
 def test_names_stay_in_the_results_folder(bad: str) -> None:
-    import json
-
     for name, label in ((bad, "fine"), ("fine", bad)):
         text = CONFIG.format(name=json.dumps(name), label=json.dumps(label))
         with pytest.raises(ConfigError):
@@ -141,3 +141,55 @@ def test_what_a_record_says_is_escaped(format_name: str, tmp_path: Path) -> None
         assert "<script>" not in text
     if format_name == "latex":
         assert "\\input{" not in text
+
+
+def done(root: Path, label: str, seed: int) -> tuple[Path, dict[str, Any]]:
+    folder = root / "e" / label / f"seed{seed}-0"
+    folder.mkdir(parents=True)
+    record: dict[str, Any] = {
+        "schema_version": 1,
+        "status": "done",
+        "experiment": "e",
+        "label": label,
+        "method": label,
+        "scenario": "task",
+        "benchmark": "split",
+        "seed": seed,
+        "config_hash": label,
+        "n_tasks": 1,
+        "needs_task_id": False,
+        "isolated": False,
+        "accuracy_matrix": [[0.5]],
+        "cost": {"train_seconds": 1.0, "total_params": 7},
+        "details": {},
+    }
+    write_result(folder, record)
+    return folder, record
+
+
+@pytest.mark.parametrize("value", [1e200, 1.7e308, -1.0, 2**63 - 1, True, "x", None, [], {}])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("cost.train_seconds", "cost.total_params", "cost", "seed", "n_tasks", "accuracy_matrix"),
+        *("details", "routing", "untrained_accuracy", "status", "isolated", "error"),
+    ],
+)
+def test_nothing_under_a_right_checksum_ends_compare_for_others(
+    key: str, value: object, tmp_path: Path
+) -> None:
+    for seed in range(2):
+        done(tmp_path, "sound", seed)
+        folder, record = done(tmp_path, "odd", seed)
+    *path, last = key.split(".")
+    target = record
+    for part in path:
+        target = target[part]
+    target[last] = value
+    write_result(folder, record)
+    rows = {row["label"]: row for row in json.loads(compare_table([tmp_path], "json"))}
+    assert rows["sound"]["n_seeds"] == 2
+    assert rows["sound"]["train_seconds"] == {"mean": 1.0, "std": 0.0, "ci95": 0.0, "n": 2}
+    assert rows["odd"]["average_accuracy"]["mean"] == 0.5
+    for format_name in FORMATS:
+        assert "sound" in compare_table([tmp_path], format_name, details=True)

@@ -115,13 +115,14 @@ def _walk(
                 line = key.start_mark.line + 1
                 if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":merge"):
                     raise ConfigError(f"{_at(source, line)}: a key should be a plain word")
-                where = f"{_at(source, line)}: {short_key((*path, key.value))}"
-                if read := read_as(key):
-                    raise ConfigError(f"{where}: {in_quotes(key.value, read)}")
-                if key.value in seen:
-                    raise ConfigError(
-                        f"{where}: the key is given twice (first in line {seen[key.value]})"
+                if (read := read_as(key)) or key.value in seen:
+                    problem = (
+                        in_quotes(key.value, read)
+                        if read
+                        else f"the key is given twice (first in line {seen[key.value]})"
                     )
+                    where = f"{_at(source, line)}: {short_key((*path, key.value))}"
+                    raise ConfigError(f"{where}: {problem}")
                 seen[key.value] = line
                 lines[(*path, key.value)] = line
                 waiting.append((item, (*path, key.value)))

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lora_cl.records.events import append_event
 from lora_cl.records.folders import Record
 from lora_cl.records.results import write_result
 
@@ -127,6 +128,6 @@ def write(root: Path, whole: dict[str, Any]) -> Path:
     folder = root / whole["experiment"] / whole["label"] / f"seed{whole['seed']}-{whole['hash']}"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(json.dumps(whole.get("config", {"name": "digits"})))
-    (folder / "events.jsonl").write_text("")
+    append_event(folder, "run_started", config=whole.get("config", {}))
     write_result(folder, whole)
     return folder

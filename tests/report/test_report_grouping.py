@@ -159,13 +159,13 @@ def test_an_unfinished_run_is_where_its_config_says(tmp_path: Path) -> None:
     assert in_class.rows[0].complete
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff", b"[1", b"a: !!python/object:os.x {}", b"- 1"])
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[1\n", b'{"event": "run_started"}\n', b"1\n"])
 def test_an_unfinished_run_of_which_nothing_is_known_stays_visible(
     tmp_path: Path, content: bytes
 ) -> None:
     for tasks in (2, 4):
         write(tmp_path, configured("lora", 0, benchmark=split(tasks=tasks)).result)
-    (cut_off(tmp_path, configured("lora", 1)) / "config.yaml").write_bytes(content)
+    (cut_off(tmp_path, configured("lora", 1)) / "events.jsonl").write_bytes(content)
     unknown, two, four = sorted(
         aggregate(load_records([tmp_path])), key=lambda one: one.distinction
     )
@@ -177,7 +177,7 @@ def test_an_unfinished_run_of_which_nothing_is_known_stays_visible(
 
 def test_with_one_candidate_there_is_no_doubt(tmp_path: Path) -> None:
     write(tmp_path, configured("lora", 0).result)
-    (cut_off(tmp_path, configured("lora", 1)) / "config.yaml").write_bytes(b"\xff")
+    (cut_off(tmp_path, configured("lora", 1)) / "events.jsonl").write_bytes(b"\xff")
     (comparison,) = aggregate(load_records([tmp_path]))
     assert labels(comparison) == ["lora"]
     assert [(p.seed, p.status) for p in comparison.rows[0].problems] == [(1, "unfinished")]

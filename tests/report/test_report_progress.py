@@ -188,6 +188,8 @@ def test_more_runs_than_lines(tmp_path):
         b'{"event": "evaluated", "accuracies": ["[bold]", 7, null], "task": -1}\n',
         b'{"event": "epoch", "step": "a", "steps": 0}\n',
         b'{"event": "run_started", "tasks": 1e999}\n',
+        b'{"event": "run_started", "time": 1%s}\n' % (b"0" * 400),
+        b'{"event": "run_started", "time": 1e999}\n',
         b'{"event": "nothing known", "time": "never"}\n',
         b"\xff\xfe\n",
     ],
@@ -203,6 +205,19 @@ def test_a_log_may_hold_anything(runs, line):
             progress.poll()
             assert progress.states[0].way == 0.5
             progress.finished(0, "done")
+
+
+def test_junk_is_not_read_again_and_again(runs):
+    folder = runs[0].folder
+    with Progress(runs, piped()) as progress:
+        (folder / "events.jsonl").write_bytes(b"junk\n" * 500)
+        progress.poll()
+        assert progress.states[0].log.offset == 2500
+        begin(folder)
+        learn(folder, 0)
+        progress.poll()
+        assert progress.states[0].way == 0.5
+        assert progress.states[0].log.junk == 500
 
 
 def test_a_closed_pipe_ends_no_run(runs):

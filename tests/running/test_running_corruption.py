@@ -183,6 +183,57 @@ def test_a_missing_file(finished: tuple[Path, RunConfig], tmp_path: Path) -> Non
     assert number == 7
 
 
+def test_what_others_put_among_the_adapters_changes_nothing(
+    finished: tuple[Path, RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, run = finished
+    good, results = outcome(whole / run.folder), tmp_path / "cut"
+    folder = results / run.folder
+
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lora_cl.running.session.Session.save_model", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            run_one(run, Where(results))
+    mine = ["adapters/task-000.bak", "adapters/task-0", "adapters/task-x", "adapters/task-000/mine"]
+    for name in mine:
+        shutil.copytree(folder / "adapters" / "task-001", folder / name)
+    assert run_one(run, Where(results)) == Outcome("done")
+    assert outcome(folder)["result"] == good["result"]
+    assert run_one(run, Where(results), force=True) == Outcome("done")
+    assert outcome(folder)["result"] == good["result"]
+    assert all(len(list((folder / name).iterdir())) == 2 for name in mine)
+
+
+def test_what_a_killed_run_left_is_taken_away(
+    finished: tuple[Path, RunConfig], tmp_path: Path
+) -> None:
+    whole, run = finished
+    results = tmp_path / "r"
+    shutil.copytree(whole, results)
+    folder = results / run.folder
+    (folder / "checkpoint").mkdir()
+    (folder / "checkpoint" / "00000003.safetensors").write_bytes(b"")
+    (folder / "adapters" / "task-000" / ".adapter_config.json.17.tmp").write_bytes(b"")
+    assert run_one(run, Where(results)) == Outcome("done")
+    assert files_of(results) == files_of(whole)
+    assert not (folder / "checkpoint").exists()
+
+
+def test_a_run_without_its_adapters_is_not_done(
+    finished: tuple[Path, RunConfig], tmp_path: Path
+) -> None:
+    whole, run = finished
+    good = outcome(whole / run.folder)
+    results = tmp_path / "r"
+    shutil.copytree(whole, results)
+    shutil.rmtree(results / run.folder / "adapters")
+    assert run_one(run, Where(results)) == Outcome("done")
+    assert outcome(results / run.folder) == good
+
+
 def test_a_whole_but_foreign_file_is_named(
     finished: tuple[Path, RunConfig], tmp_path: Path
 ) -> None:
