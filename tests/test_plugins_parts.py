@@ -246,7 +246,7 @@ def test_a_finished_run_says_which_part_is_not_there(write: Write, tmp_path: Pat
     with pytest.raises(ResultsError) as caught:
         load_run(folder)
     assert str(caught.value) == (
-        f"{folder}: its config is not one of this version: method passing:Mine: "
+        f"{folder / 'result.json'}: its config is not one of this version: method passing:Mine: "
         "cannot be imported: ModuleNotFoundError: No module named 'passing'"
     )
 

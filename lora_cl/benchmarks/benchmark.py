@@ -139,8 +139,10 @@ class Benchmark(ABC):
         The data set must hold samples to train with and to test with of every class of every
         task: an accuracy over some of a task's classes is not the task's. (The limits on samples
         may leave out a class, since a random draw of the test set is a fair one.) Looks at labels
-        only.
+        only, and at none where the benchmark makes its samples itself.
         """
+        if not self.sources:
+            return
         there: dict[int, dict[str, set[int]]] = {}
         for index in range(self.n_tasks):
             name = one_line(self.task(index).name, limit=60)
