@@ -143,5 +143,16 @@ def wait_until(condition: Callable[[], object], seconds: float) -> bool:
     return True
 
 
+def full_pipe() -> tuple[int, int]:
+    """The reading and the writing end of a pipe that takes no more."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    return reader, writer
+
+
 def events_size(results: Path) -> int:
     return sum(path.stat().st_size for path in results.rglob("events.jsonl"))

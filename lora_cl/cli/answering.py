@@ -125,6 +125,9 @@ def answer(app: Callable[[], object]) -> None:
         app()
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else RUN_FAILED
+    except OSError as error:  # A help text that cannot be written.
+        _explain(f"stdout: cannot be written: {error.strerror}")
+        code = RUN_FAILED
     if code != INTERRUPTED:  # Who interrupts does not wait for a reader.
         code = _flushed(code)
     os._exit(code)  # At once: taking torch apart would take half a second.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import json
+import signal
 import sys
 from pathlib import Path
 
 import pytest
-from process_cases import python
+from process_cases import ENVIRONMENT, python
 
 from lora_cl.engines import workers
 from lora_cl.testing.runs import TINY, outcome
@@ -88,3 +89,55 @@ def test_no_fork_where_an_accelerator_may_be_in_use(
     for driver, expected in (([], "fork"), (["/dev/nvidia0"], "forkserver")):
         monkeypatch.setattr(Path, "glob", lambda self, pattern, found=driver: iter(found))
         assert workers.start_method("auto") == expected
+
+
+WAITING = """
+import json, os, sys
+from lora_cl.engines import workers
+os.environ |= json.loads(sys.argv[1])
+methods = [workers.start_method("cpu", threads) for threads in (1, 2)]
+workers.quiet_threads()
+names = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "OMP_DYNAMIC")
+print(json.dumps([methods, [os.environ.get(name) for name in names]]))
+"""
+
+
+@linux
+@pytest.mark.parametrize(
+    ("given", "methods", "environment"),
+    [
+        ({}, ["fork", "forkserver"], ["PASSIVE", "1", "FALSE"]),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, ["fork", "fork"], ["ACTIVE", "1", "FALSE"]),
+        ({"GOMP_SPINCOUNT": "10"}, ["fork", "fork"], [None, "1", "FALSE"]),
+        ({"OMP_DYNAMIC": "TRUE"}, ["fork", "forkserver"], ["PASSIVE", "1", "FALSE"]),
+    ],
+)
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(
+    given: dict[str, str], methods: list[str], environment: list[str | None]
+) -> None:
+    """A fork would keep the spinning of a process whose OpenMP was loaded without the variable."""
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_DYNAMIC"):
+        assert name not in ENVIRONMENT
+    assert json.loads(python(WAITING, json.dumps(given)).stdout) == [methods, environment]
+
+
+SERVED = """
+import multiprocessing, os, signal, sys
+from lora_cl.engines import workers
+line = f"(env; grep SigBlk /proc/$PPID/status) > {sys.argv[1]}"
+process = multiprocessing.get_context("forkserver").Process(target=os.system, args=(line,))
+workers.start(process, "forkserver")
+process.join()
+print("OMP_WAIT_POLICY" in os.environ, hasattr(sys.modules["__main__"], "__spec__"))
+"""
+
+
+@linux
+def test_a_served_worker_is_quiet_and_deaf_and_leaves_its_maker_as_it_was(tmp_path: Path) -> None:
+    ended = python(SERVED, tmp_path / "env")
+    assert (ended.returncode, ended.stdout) == (0, "False True\n"), ended.stderr
+    lines = (tmp_path / "env").read_text().splitlines()
+    assert {"OMP_WAIT_POLICY=PASSIVE", "OMP_DYNAMIC=FALSE"} <= set(lines)
+    blocked = int(lines[-1].split()[1], 16)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        assert blocked >> (number - 1) & 1
