@@ -50,7 +50,7 @@ def on_terminal(width: int, columns: str | None, *arguments: str | Path) -> str:
     environment = {key: value for key, value in ENVIRONMENT.items() if key != "COLUMNS"}
     environment |= {"TERM": "xterm"} | ({"COLUMNS": columns} if columns else {})
     with subprocess.Popen(
-        [sys.executable, "-m", "lora_cl.cli", *map(str, arguments)],
+        [sys.executable, "-m", "lora_cl", *map(str, arguments)],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,

@@ -53,8 +53,8 @@ def test_paths_are_text_or_paths_everywhere(place: Path) -> None:
         ({"device": None}, "device: None is not text"),
         ({"device": "gpu"}, "device gpu"),
         ({"results": None}, "results: None is neither text nor a path"),
-        ({"results": ""}, "results: '' is not the path of anything"),
-        ({"results": "a\0b"}, r"results: 'a\x00b' is not the path of anything"),
+        ({"results": ""}, "results: is empty; a path is needed"),
+        ({"results": "a\0b"}, r"results: 'a\x00b' holds a NUL character, which no path can hold"),
         ({"data_dir": b"x"}, "data_dir: b'x' is neither text nor a path"),
     ],
 )

@@ -41,6 +41,12 @@ def tell(text: str) -> None:
         raise _UnheardError(f"stdout: cannot be written: {error.strerror}") from None
 
 
+def mention(text: str) -> None:
+    """As ``tell``, of what is on record anyway: if nobody hears it, nothing has failed."""
+    with suppress(_UnheardError, BrokenPipeError):
+        tell(text)
+
+
 def say(text: str) -> None:
     """A line about how it goes, on stderr; whether anybody hears it changes nothing."""
     with suppress(OSError, ValueError, AttributeError):

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lora_cl import __version__
-from lora_cl.cli.answering import RUN_FAILED, Settings, answer, answering, importing, say, tell
+from lora_cl.cli.answering import (
+    RUN_FAILED,
+    Settings,
+    answer,
+    answering,
+    importing,
+    mention,
+    say,
+    tell,
+)
 from lora_cl.errors import ConfigError, ResultsError
 from lora_cl.records.folders import DEFAULT_RESULTS
 
@@ -351,7 +360,7 @@ def _tell_averages(records: Sequence[Record], results: Path) -> None:
         return
     columns = [COLUMNS[name] for name in ("n_seeds", "average_accuracy", "forgetting")]
     width, color = _terminal()
-    tell(render(found, width=width, color=color, columns=columns).rstrip())
+    mention(render(found, width=width, color=color, columns=columns).rstrip())
     folders = dict.fromkeys(str(results / record.experiment) for record in records)
     say(f"next: lora-cl compare {shlex.join(folders)}")
 

@@ -101,7 +101,9 @@ def test_forced_colours_put_no_live_view_into_a_file(place: Path) -> None:
     assert shell(place, line, FORCE_COLOR="1", TERM="xterm", TTY_COMPATIBLE="1")[0] == 0
     log = (place / "log").read_text()
     assert "\x1b" not in log
-    assert log.splitlines()[-1].startswith("4 runs: 4 done")
+    ended, following = log.splitlines()[-2:]
+    assert ended.startswith("4 runs: 4 done")
+    assert following == "next: lora-cl compare new/tiny"
 
 
 def test_a_reader_who_never_reads_stops_no_run(place: Path) -> None:
