@@ -1,0 +1,186 @@
+"""Methods on tiny synthetic tasks, with and without a run: one set for all their tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import lora_cl
+from lora_cl.benchmarks import Task, permutation
+from lora_cl.config import Experiment
+from lora_cl.methods import METHODS, Fit, MemoryBank, Method
+from lora_cl.models import build_network, fingerprint
+from lora_cl.records.folders import Record
+from lora_cl.running.making import make_benchmark
+from lora_cl.training import loop
+from lora_cl.training.optimizers import make_optimizer
+
+SCENARIOS = ("task", "domain", "class")
+OPTIMIZERS = (
+    "optimizer: sgd, momentum: 0.9, weight_decay: 0.01, lr: 0.01",
+    "optimizer: adam, weight_decay: 0.01, lr: 0.01",
+)
+MLP = "{name: mlp, hidden: [16, 16]}"
+CNN = "{name: cnn, channels: [4], hidden: 8}"
+
+Learn = Callable[[Method, Sequence[int]], None]
+
+
+def tiny(
+    methods: str,
+    scenario: str = "task",
+    model: str = MLP,
+    train: str = OPTIMIZERS[0],
+    *,
+    tasks: int = 3,
+    duration: str = "epochs: 2",
+    data: str = "",
+    checkpoint_seconds: int = 0,
+    features: int = 32,
+) -> Experiment:
+    """Two classes a task, 48 samples; ``features``, or 4 x 4 images for the cnn.
+
+    ``methods`` is YAML, such as ``lora: {rank: 2}``; ``data`` is more of the data set's options.
+    Two epochs are 6 steps a task.
+    """
+    inputs = "shape: [1, 4, 4]" if "cnn" in model else f"features: {features}"
+    options = ", ".join(filter(None, (f"classes: {2 * tasks}, train_per_class: 24", inputs, data)))
+    text = f"""
+name: tiny
+benchmark: {{name: split, dataset: {{name: synthetic, {options}}}, tasks: {tasks}}}
+scenario: {scenario}
+model: {model}
+train: {{{duration}, batch_size: 16, {train}}}
+methods: {{{methods}}}
+checkpoint_seconds: {checkpoint_seconds}
+"""
+    return lora_cl.parse_config(text, "test")
+
+
+def set_up(one: Experiment) -> Method:
+    """The method of a config after ``setup``, its bank in memory."""
+    config = one.config
+    benchmark = make_benchmark(config, 0, torch.device("cpu"), None)
+    (options,) = config.methods.values()
+    method = METHODS[options.method](options)
+    method.check(benchmark)
+    network = build_network(config.model, benchmark.input_shape, 7)
+    method.setup(network, benchmark, 0, MemoryBank())
+    return method
+
+
+def fit_of(
+    method: Method,
+    steps: int = 6,
+    *,
+    optimizer: str = "sgd",
+    lr: float = 0.01,
+    weight_decay: float = 0.1,
+    each: Callable[[], None] = lambda: None,
+) -> Fit:
+    """A ``fit`` of a task's few steps with weight decay and, for sgd, momentum."""
+
+    def fit(tasks: Sequence[Task], *, start: float = 0.0, end: float = 1.0) -> None:
+        (task,) = tasks
+        momentum = 0.9 if optimizer == "sgd" else 0.0
+        with method.view_together(tasks) as network:
+            samples = task.train()
+            method.start_fit(tasks, network)
+            loop.fit(
+                method,
+                network,
+                samples.x,
+                samples.y + network.offsets[task.id],
+                optimizer=make_optimizer(
+                    optimizer, method.param_groups(), lr, weight_decay, momentum
+                ),
+                rate=loop.RATES["constant"],
+                batch_size=16,
+                total_steps=loop.step_at(end, steps) - loop.step_at(start, steps),
+                order=lambda epoch: permutation(len(samples.y), epoch),
+                clip_norm=None,
+                progress=loop.Progress(),
+                after_step=each,
+                after_epoch=lambda losses: None,
+            )
+
+    return fit
+
+
+def learn_with(method: Method, tasks: Sequence[int | Task], fit: Fit) -> None:
+    for task in tasks:
+        task = method.benchmark.task(task) if isinstance(task, int) else task
+        method.begin(task)
+        method.learn(task, fit)
+
+
+def seen(method: Method, task_id: int) -> str:
+    """The fingerprint of what a task uses."""
+    with method.view(task_id) as network:
+        return fingerprint(network, {})
+
+
+def state(method: Method) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in method.state_dict().items()}
+
+
+def handed_over(make: Callable[[], Method], learn: Learn) -> tuple[Method, Method]:
+    """Three tasks learned in one go, and with another object taking over after the second."""
+    whole, first, second = make(), make(), make()
+    learn(whole, [0, 1, 2])
+    learn(first, [0, 1])
+    second.bank.update(first.bank)
+    for task_id in (0, 1):
+        second.begin(second.benchmark.task(task_id))
+    second.load_state_dict(state(first))
+    assert [seen(first, k) for k in (0, 1)] == [seen(second, k) for k in (0, 1)]
+    learn(second, [2])
+    return whole, second
+
+
+def run_one(one: Experiment, folder: Path) -> Record:
+    (record,) = lora_cl.run(one, results=folder, jobs=0, device="cpu", progress=False)
+    assert record.status == "done", record.result["error"]
+    return record
+
+
+def run_interrupted(one: Experiment, folder: Path, kill_after: Sequence[int]) -> Record:
+    """The run, killed after so many steps, then after so many more, ...; at last it ends."""
+    (options,) = one.config.methods.values()
+    kind = METHODS[options.method]
+    real, left = kind.after_step, 0
+
+    def after_step(self: Method, step: int, total_steps: int) -> None:
+        nonlocal left
+        real(self, step, total_steps)
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "after_step", after_step)
+        for left in kill_after:  # noqa: B007
+            with pytest.raises(KeyboardInterrupt):
+                lora_cl.run(one, results=folder, jobs=0, device="cpu", progress=False)
+    return run_one(one, folder)
+
+
+def same_result(one: Record, other: Record) -> None:
+    """Equal in everything that is not time, memory or place."""
+    for key in ("accuracy_matrix", "untrained_accuracy", "details", "isolated"):
+        assert one.result[key] == other.result[key]
+    measured = ("train_seconds", "eval_seconds", "peak_memory_bytes")
+    costs = [
+        {k: v for k, v in record.result["cost"].items() if k not in measured}
+        for record in (one, other)
+    ]
+    assert costs[0] == costs[1]
+    methods = [lora_cl.load_run(record.folder) for record in (one, other)]
+    n_tasks = one.result["n_tasks"]
+    assert n_tasks > 1
+    for task_id in range(n_tasks):
+        assert seen(methods[0], task_id) == seen(methods[1], task_id)
