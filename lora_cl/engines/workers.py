@@ -57,9 +57,10 @@ def start_early(device: str) -> None:
 
 def _ensure_server() -> None:
     """The server is deaf to SIGINT and SIGTERM, and so is every worker it makes."""
-    from multiprocessing import forkserver
+    from multiprocessing import forkserver, resource_tracker
 
     multiprocessing.set_forkserver_preload(["lora_cl.engines.preload"])
+    resource_tracker.ensure_running()  # Begun within, it would let the signals through again.
     with _without_signals():
         forkserver.ensure_running()
 

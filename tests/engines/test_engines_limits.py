@@ -196,11 +196,12 @@ def test_who_holds_a_folder_is_told_and_one_interrupt_ends_the_wait(config: Path
                 env=ENVIRONMENT,
             )
             assert waiting.stderr is not None
-            lines = [waiting.stderr.readline() for _ in range(2)]
+            planned, *lines = [waiting.stderr.readline() for _ in range(3)]
             waiting.send_signal(signal.SIGINT)
             _, rest = waiting.communicate(timeout=30)
             other.kill()
         assert waiting.returncode == 130
+        assert planned == "2 runs: 2 reused\n"
         assert lines[0].startswith("[1/2] tiny lora seed 0: done")
         held = f"{folder} is held by process {other.pid}, which is stopped"
         assert lines[1] == f"waiting: {held}; Ctrl-C ends the wait\n"

@@ -53,10 +53,11 @@ def files_of(results: Path) -> list[Path]:
 def numbers(results: Path) -> dict[str, object]:
     """Accuracies by label as `compare` tells them; nothing for what it does not believe."""
     code, out, _ = ask("compare", results, "--format", "json")
-    assert code == 0
-    return {
+    rows = {
         row["label"]: row["accuracy_matrix_mean"] for row in json.loads(out) if row["n_seeds"] == 1
     }
+    assert code == (0 if rows else 1)
+    return rows
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def test_a_finished_run(finished: tuple[Path, RunConfig], tmp_path: Path) -> Non
         tried += 1
         for format_name in FORMATS:
             code, out, err = ask("compare", place, "--format", format_name)
-            assert code == 0
+            assert code in (0, 1)
             assert out
             assert err == ""
         assert numbers(place) in ({}, accuracies)
