@@ -110,16 +110,9 @@ os.execv(sys.executable, [sys.executable, "-m", "lora_cl", *sys.argv[2:]])
 
 @linux
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user without processes")
-@pytest.mark.parametrize(
-    ("most", "said"),
-    [
-        (1, ["(Resource temporarily unavailable): going on in this process alone"]),
-        (3, ["(Resource temporarily unavailable): going on with 1"]),
-        (4, ["(can't start new thread): going on with 1"]),
-    ],
-)
-def test_fewer_workers_where_no_more_can_be_started(most: int, said: list[str]) -> None:
-    """A worker is a process and a thread; the command itself is one more."""
+@pytest.mark.parametrize("most", [1, 3, 4])
+def test_fewer_workers_where_no_more_can_be_started(most: int) -> None:
+    """A worker is a process and a thread, whichever finds no room; the command is one more."""
     with tempfile.TemporaryDirectory() as name:  # A folder that the other user may enter.
         Path(name).chmod(0o755)
         config, results = Path(name, "c.yaml"), Path(name, "r")
@@ -128,7 +121,9 @@ def test_fewer_workers_where_no_more_can_be_started(most: int, said: list[str]) 
         assert ended.returncode == 0, ended.stderr
         assert [record.status for record in load_records([results])] == ["done"] * 2
     lines = [line for line in ended.stderr.splitlines() if "no more worker" in line]
-    assert [line.partition("started ")[2] for line in lines] == said
+    told = [line.partition("): ")[2] for line in lines]
+    alone = "going on in this process alone"
+    assert told == [alone] if most == 1 else told[:1] in (["going on with 1"], [alone])
     assert "2 runs: 2 done" in ended.stderr
 
 
