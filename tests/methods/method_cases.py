@@ -85,7 +85,7 @@ def fit_of(
     """A ``fit`` of a task's few steps with weight decay and, for sgd, momentum."""
 
     def fit(tasks: Sequence[Task], *, start: float = 0.0, end: float = 1.0) -> None:
-        (task,) = tasks
+        task = tasks[0]
         momentum = 0.9 if optimizer == "sgd" else 0.0
         with method.view_together(tasks) as network:
             samples = task.train()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -203,6 +204,8 @@ if len(sys.argv) > 2:
 def test_what_cannot_be_set_is_in_the_record_and_told_by_diff(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in os.environ.keys() - __import__("process_cases").ENVIRONMENT.keys():
+        monkeypatch.delenv(name)  # Left by a command that ran in this process.
     run = one_run("full: {}")
     assert run is not None
     assert run_one(run, Where(tmp_path / "a")).status == "done"
