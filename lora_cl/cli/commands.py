@@ -101,30 +101,19 @@ def run(
         with importing():
             from lora_cl import api
 
-        experiments = [api.load_config(path, override) for path in configs]
+        asked: dict[str, Any] = {
+            "experiments": [api.load_config(path, override) for path in configs],
+            "results": results,
+            "device": device,
+            "data_dir": data_dir,
+            "force": force,
+            "only": only,
+            "say": say,
+        }
         if dry_run:
-            _tell_plan(
-                api.plan(
-                    experiments,
-                    results=results,
-                    device=device,
-                    data_dir=data_dir,
-                    force=force,
-                    only=only,
-                    say=say,
-                )
-            )
+            _tell_plan(api.plan(**asked))
             return
-        records = api.run(
-            experiments,
-            results=results,
-            jobs=jobs,
-            device=device,
-            data_dir=data_dir,
-            force=force,
-            only=only,
-            say=say,
-        )
+        records = api.run(**asked, jobs=jobs)
         _tell_averages(records, results)
     if any(record.status != "done" for record in records):
         raise typer.Exit(RUN_FAILED)
@@ -397,7 +386,3 @@ def _deliver(text: str, output: Path | None) -> None:
 def main() -> None:
     """Does what the command line says, and ends this process."""
     answer(app)
-
-
-if __name__ == "__main__":
-    main()

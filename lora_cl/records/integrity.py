@@ -9,7 +9,7 @@ from typing import Any
 
 from lora_cl.errors import ResultsError
 from lora_cl.files import read_regular
-from lora_cl.records.events import EventLog
+from lora_cl.records.events import logged_config
 from lora_cl.records.files import require_file, require_folder
 from lora_cl.records.folders import CONFIG, run_folders
 from lora_cl.records.layout import (
@@ -126,11 +126,7 @@ def _of_other_kind(folder: Path) -> Iterator[str]:
 def _of_config(folder: Path, result: dict[str, Any] | None, text: ConfigText) -> Iterator[str]:
     """The config for people and for `run`; the record, or else the log, holds the same."""
     path = folder / CONFIG
-    if result is None:
-        logged = [event["config"] for event in EventLog(folder).new() if "config" in event]
-        config = logged[-1] if logged else None
-    else:
-        config = result.get("config")
+    config = (logged_config(folder) or None) if result is None else result.get("config")
     try:
         content = read_regular(path, MAX_CONFIG)
     except FileNotFoundError:

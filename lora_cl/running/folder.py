@@ -140,9 +140,8 @@ class RunFolder:
         """The folder of the same run, finished under another name."""
         for twin in sorted(self.results.glob(f"*/*/{self.run.folder_name}")):
             record = _record(twin, self.run) if twin != self.path and _is_plain(twin) else None
-            if record is None or _status(record) != "done" or first_fault(twin, record):
-                continue
-            return twin
+            if record and _status(record) == "done" and not first_fault(twin, record):
+                return twin
         return None
 
 

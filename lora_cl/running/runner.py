@@ -72,9 +72,13 @@ def run_one(
             status = place.finished() or place.adopted()
             return Outcome(status) if status else _run_locked(run, place.path, where, give_way)
     except Timeout:
-        return Outcome("locked", f"{place.path} is held by {holder(place.path / LOCK)}")
+        return _locked(place)
     except Exception as error:  # Not even a record could be written, such as on a full disk.
         return Outcome("failed", describe_error(error, None, None)["message"])
+
+
+def _locked(place: RunFolder) -> Outcome:
+    return Outcome("locked", f"{place.path} is held by {holder(place.path / LOCK)}")
 
 
 def _run_locked(run: RunConfig, folder: Path, where: Where, give_way: GiveWay | None) -> Outcome:
@@ -159,7 +163,7 @@ def record_lost_run(run: RunConfig, where: Where, message: str, force: bool = Fa
                 return Outcome(status)
             _record_lost(run, place.anew if force else place.path, message)
     except Timeout:
-        return Outcome("locked", f"{place.path} is held by {holder(place.path / LOCK)}")
+        return _locked(place)
     except (LoraClError, OSError) as error:
         message = f"{message}; no record could be written: {one_line(error)}"
     return Outcome("failed", message)
