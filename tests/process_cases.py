@@ -17,6 +17,14 @@ from typer.testing import CliRunner
 
 from lora_cl.cli.commands import app
 
+TWO_RUNS = """
+name: tiny
+benchmark: {name: split, dataset: {name: synthetic, classes: 4}, tasks: 2}
+model: {hidden: [8]}
+methods: {full: , lora: {rank: 2}}
+"""
+"""A config whose runs take a moment."""
+
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "TERM": "dumb"}
 
 

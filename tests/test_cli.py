@@ -11,24 +11,17 @@ from pathlib import Path
 
 import pytest
 import yaml
-from process_cases import ENVIRONMENT, ask, on_terminal
+from process_cases import ENVIRONMENT, TWO_RUNS, ask, on_terminal
 from typer.testing import CliRunner
 
 from lora_cl.cli import commands as cli
 from lora_cl.records.folders import load_records
 
-TINY = """
-name: tiny
-benchmark: {name: split, dataset: {name: synthetic, classes: 4}, tasks: 2}
-model: {hidden: [8]}
-methods: {full: , lora: {rank: 2}}
-"""
-
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
-    path.write_text(TINY)
+    path.write_text(TWO_RUNS)
     return path
 
 
@@ -75,7 +68,7 @@ def test_run_then_compare_then_diff(config: Path, tmp_path: Path) -> None:
 def test_validate(config: Path) -> None:
     assert ask("validate", config) == (0, f"{config}: valid, 2 runs\n", "")
     assert ask("validate", config, "-o", "seeds=5")[1].endswith("valid, 10 runs\n")
-    config.write_text(TINY.replace("rank: 2", "rank: 0"))
+    config.write_text(TWO_RUNS.replace("rank: 2", "rank: 0"))
     assert f"{config}:5: methods.lora.rank: 0 is not allowed" in refused("validate", config)
 
 
@@ -106,7 +99,7 @@ def test_wrong_requests(arguments: list[str], words: str) -> None:
 
 def test_nothing_is_started_when_one_of_the_configs_is_wrong(config: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
-    bad.write_text(TINY.replace("tasks: 2", "tasks: 5"))
+    bad.write_text(TWO_RUNS.replace("tasks: 2", "tasks: 5"))
     err = refused("run", config, bad, "--results", tmp_path / "r", "--jobs", "0")
     assert f"{bad}:3: benchmark.tasks: 5 tasks are more than the 4 classes" in err
     assert not (tmp_path / "r").exists()
@@ -156,7 +149,7 @@ def test_an_output_that_cannot_be_written(config: Path, tmp_path: Path) -> None:
 
 
 def test_a_failed_run_is_exit_code_1(config: Path, tmp_path: Path) -> None:
-    config.write_text(f"{TINY}train: {{optimizer: sgd, lr: 1e30, batch_size: 8}}\n")
+    config.write_text(f"{TWO_RUNS}train: {{optimizer: sgd, lr: 1e30, batch_size: 8}}\n")
     code, out, err = ask("run", config, "--results", tmp_path / "r", "--jobs", "0")
     assert (code, out) == (1, "")
     assert "full seed 0: diverged" in err

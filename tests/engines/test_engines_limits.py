@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from process_cases import ENVIRONMENT, python, wait_until
+from process_cases import ENVIRONMENT, TWO_RUNS, python, wait_until
 
 from lora_cl.engines.cores import jobs_for, usable_cores
 from lora_cl.records.folders import load_records
@@ -19,17 +19,10 @@ from lora_cl.running.holder import holder
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
-CONFIG = """
-name: tiny
-benchmark: {name: split, dataset: {name: synthetic, classes: 4}, tasks: 2}
-model: {hidden: [8]}
-methods: {full: , lora: {rank: 2}}
-"""
-
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    (tmp_path / "c.yaml").write_text(CONFIG)
+    (tmp_path / "c.yaml").write_text(TWO_RUNS)
     return tmp_path / "c.yaml"
 
 
@@ -116,7 +109,7 @@ def test_fewer_workers_where_no_more_can_be_started(most: int) -> None:
     with tempfile.TemporaryDirectory() as name:  # A folder that the other user may enter.
         Path(name).chmod(0o755)
         config, results = Path(name, "c.yaml"), Path(name, "r")
-        config.write_text(CONFIG)
+        config.write_text(TWO_RUNS)
         ended = python(LIMITED, str(most), "run", config, "--results", results, "--jobs", "2")
         assert ended.returncode == 0, ended.stderr
         assert [record.status for record in load_records([results])] == ["done"] * 2

@@ -8,10 +8,8 @@ from typing import Any
 
 import torch
 from method_cases import (
-    CNN,
     MLP,
     OPTIMIZERS,
-    SCENARIOS,
     fit_of,
     handed_over,
     learn_with,
@@ -26,8 +24,6 @@ from method_cases import (
 from lora_cl.benchmarks import Task
 from lora_cl.config import Experiment
 from lora_cl.methods import Fit, Method
-
-__all__ = ["CNN", "MLP", "OPTIMIZERS", "SCENARIOS", "run_interrupted", "run_one", "seen"]
 
 
 def experiment(

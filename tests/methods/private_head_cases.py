@@ -6,34 +6,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from method_cases import (
-    CNN,
     MLP,
     OPTIMIZERS,
-    SCENARIOS,
     fit_of,
     handed_over,
     learn_with,
-    run_interrupted,
-    run_one,
-    same_result,
-    seen,
     set_up,
     tiny,
 )
 
 from lora_cl.config import Experiment
 from lora_cl.methods import Fit, Method
-
-__all__ = [
-    "CNN",
-    "MLP",
-    "OPTIMIZERS",
-    "SCENARIOS",
-    "run_interrupted",
-    "run_one",
-    "same_result",
-    "seen",
-]
 
 
 def experiment(

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from method_cases import (
-    CNN,
     MLP,
     SCENARIOS,
     fit_of,
@@ -17,15 +16,12 @@ from method_cases import (
     run_interrupted,
     run_one,
     set_up,
-    state,
     tiny,
 )
 
 import lora_cl
 from lora_cl.config import Experiment
 from lora_cl.methods import Fit, Method
-
-__all__ = ["CNN", "MLP", "run_one", "state"]
 
 ADAM = "optimizer: adam, lr: 0.01"
 CASES = [(scenario, adapter) for scenario in SCENARIOS for adapter in ("", "lora")]

@@ -5,16 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from low_rank_cases import (
-    CNN,
-    OPTIMIZERS,
-    SCENARIOS,
     check_going_on_from_state,
     check_kill_and_resume,
     experiment,
     learn,
     method_on,
-    run_one,
 )
+from method_cases import CNN, OPTIMIZERS, SCENARIOS, run_one
 
 DORA = "dora: {rank: 2, alpha: 4}"
 

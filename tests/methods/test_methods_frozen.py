@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from method_cases import run_one
 from shared_backbone_cases import (
     assert_goes_on_from_its_state,
     experiment,
     learn,
     method_on,
-    run_one,
     trunk_bytes,
 )
 

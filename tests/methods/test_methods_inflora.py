@@ -9,16 +9,13 @@ import numpy as np
 import pytest
 import torch
 from low_rank_cases import (
-    CNN,
-    OPTIMIZERS,
-    SCENARIOS,
     check_going_on_from_state,
     check_kill_and_resume,
     experiment,
     learn,
     method_on,
-    run_one,
 )
+from method_cases import CNN, OPTIMIZERS, SCENARIOS, run_one
 from torch import Tensor, nn
 from torch.nn import functional
 

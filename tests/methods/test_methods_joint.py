@@ -3,7 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from private_head_cases import experiment, run_one
+from method_cases import run_one
+from private_head_cases import experiment
 
 from lora_cl.records.events import read_events
 

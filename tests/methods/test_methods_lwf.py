@@ -8,9 +8,9 @@ from typing import Any
 import lwf_reference
 import pytest
 import torch
+from method_cases import CNN, run_one
 from shared_backbone_cases import (
     CASES,
-    CNN,
     accuracies,
     assert_goes_on_from_its_state,
     assert_interruption_changes_nothing,
@@ -19,7 +19,6 @@ from shared_backbone_cases import (
     learn,
     method_on,
     options,
-    run_one,
     sgd_fit,
     trunk_bytes,
 )

@@ -7,7 +7,8 @@ from functools import partial
 
 import pytest
 import torch
-from low_rank_cases import SCENARIOS, learn, method_on
+from low_rank_cases import learn, method_on
+from method_cases import SCENARIOS
 from torch import nn
 
 from lora_cl.adapters import NF4Linear, add_adapter, make_lora, merged_parameter_count, wrap

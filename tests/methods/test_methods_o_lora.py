@@ -7,18 +7,14 @@ import numpy as np
 import pytest
 import torch
 from low_rank_cases import (
-    CNN,
-    OPTIMIZERS,
-    SCENARIOS,
     check_going_on_from_state,
     check_kill_and_resume,
     experiment,
     learn,
     method_on,
     quick_fit,
-    run_one,
-    seen,
 )
+from method_cases import CNN, OPTIMIZERS, SCENARIOS, run_one, seen
 from torch.nn import functional
 
 from lora_cl.adapters import adapted_layers

@@ -5,20 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from private_head_cases import (
-    CNN,
-    OPTIMIZERS,
-    SCENARIOS,
-    experiment,
-    go_on_from_state,
-    learn,
-    method_on,
-    quick_fit,
-    run_interrupted,
-    run_one,
-    same_result,
-    seen,
-)
+from method_cases import CNN, OPTIMIZERS, SCENARIOS, run_interrupted, run_one, same_result, seen
+from private_head_cases import experiment, go_on_from_state, learn, method_on, quick_fit
 from torch import Tensor
 
 import lora_cl

@@ -4,19 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from private_head_cases import (
-    CNN,
-    OPTIMIZERS,
-    SCENARIOS,
-    experiment,
-    go_on_from_state,
-    learn,
-    method_on,
-    run_interrupted,
-    run_one,
-    same_result,
-    seen,
-)
+from method_cases import CNN, OPTIMIZERS, SCENARIOS, run_interrupted, run_one, same_result, seen
+from private_head_cases import experiment, go_on_from_state, learn, method_on
 from torch import Tensor, nn
 
 import lora_cl

@@ -6,16 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from low_rank_cases import (
-    CNN,
-    OPTIMIZERS,
-    SCENARIOS,
     check_going_on_from_state,
     check_kill_and_resume,
     experiment,
     learn,
     method_on,
-    run_one,
 )
+from method_cases import CNN, OPTIMIZERS, SCENARIOS, run_one
 from torch.nn import functional
 
 from lora_cl.adapters import NF4Linear

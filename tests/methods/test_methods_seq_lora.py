@@ -5,15 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from low_rank_cases import (
-    SCENARIOS,
     check_going_on_from_state,
     check_kill_and_resume,
     experiment,
     learn,
     method_on,
-    run_one,
-    seen,
 )
+from method_cases import SCENARIOS, run_one, seen
 
 SEQ = "seq_lora: {rank: 2, alpha: 4}"
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from method_cases import run_one
 from shared_backbone_cases import (
     CASES,
     accuracies,
@@ -15,7 +16,6 @@ from shared_backbone_cases import (
     learn,
     method_on,
     options,
-    run_one,
     sgd_fit,
     trunk_bytes,
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from process_cases import python
+from process_cases import ENVIRONMENT, python
 
 from lora_cl.errors import ConfigError
 from lora_cl.running import arithmetic
@@ -204,7 +204,7 @@ if len(sys.argv) > 2:
 def test_what_cannot_be_set_is_in_the_record_and_told_by_diff(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in os.environ.keys() - __import__("process_cases").ENVIRONMENT.keys():
+    for name in os.environ.keys() - ENVIRONMENT.keys():
         monkeypatch.delenv(name)  # Left by a command that ran in this process.
     run = one_run("full: {}")
     assert run is not None
@@ -214,7 +214,7 @@ def test_what_cannot_be_set_is_in_the_record_and_told_by_diff(
     assert here["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
     assert here["processor"]
     assert "MKL_CBWR" not in here
-    monkeypatch.setitem(__import__("process_cases").ENVIRONMENT, "MKL_CBWR", "COMPATIBLE")
+    monkeypatch.setitem(ENVIRONMENT, "MKL_CBWR", "COMPATIBLE")
     ended = python(ONE_RUN, tmp_path / "b", tmp_path / "a" / run.folder)
     assert ended.returncode == 0, ended.stderr
     folder, difference = ended.stdout.splitlines()

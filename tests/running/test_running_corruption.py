@@ -69,6 +69,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunConfig]
     return results, run
 
 
+def cut_off_at_the_end(run: RunConfig, results: Path) -> None:
+    """All tasks are learned, and the model and the record are not written."""
+
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("lora_cl.running.session.Session.save_model", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            run_one(run, Where(results))
+
+
 def logits(folder: Path) -> torch.Tensor:
     method = api.load_run(folder)
     x = torch.linspace(-1, 1, 48).reshape(4, 12)
@@ -118,19 +130,12 @@ def test_a_finished_run(finished: tuple[Path, RunConfig], tmp_path: Path) -> Non
 
 
 def test_an_unfinished_run_goes_on_or_begins_anew(
-    finished: tuple[Path, RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Path, RunConfig], tmp_path: Path
 ) -> None:
     whole, run = finished
     good = outcome(whole / run.folder)
     results = tmp_path / "cut"
-
-    def cut_off(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("lora_cl.running.session.Session.save_model", cut_off)
-        with pytest.raises(KeyboardInterrupt):
-            run_one(run, Where(results))
+    cut_off_at_the_end(run, results)
     files = files_of(results)
     assert len(files) == 8  # config, events, two checkpoints, two files for each of two tasks
     dice = random.Random(1)
@@ -185,19 +190,12 @@ def test_a_missing_file(finished: tuple[Path, RunConfig], tmp_path: Path) -> Non
 
 
 def test_what_others_put_among_the_adapters_changes_nothing(
-    finished: tuple[Path, RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Path, RunConfig], tmp_path: Path
 ) -> None:
     whole, run = finished
     good, results = outcome(whole / run.folder), tmp_path / "cut"
     folder = results / run.folder
-
-    def cut_off(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("lora_cl.running.session.Session.save_model", cut_off)
-        with pytest.raises(KeyboardInterrupt):
-            run_one(run, Where(results))
+    cut_off_at_the_end(run, results)
     mine = ["adapters/task-000.bak", "adapters/task-0", "adapters/task-x", "adapters/task-000/mine"]
     for name in mine:
         shutil.copytree(folder / "adapters" / "task-001", folder / name)
