@@ -76,21 +76,11 @@ def run(
         jobs = jobs_for(max((one.config.threads for one in experiments), default=1))
     elif type(jobs) is not int or jobs < 0:
         raise ConfigError(f"jobs: {_shown(jobs)} is not allowed: it is a whole number from 0")
-    planned = plan(
-        experiments,
-        results=results,
-        device=device,
-        data_dir=data_dir,
-        force=force,
-        only=only,
-        say=say,
-    )
-    results = _path("results", results)
-    data_dir = None if data_dir is None else _path("data_dir", data_dir)
-    where = Where(results, str(resolve_device(device)), data_dir)
-    if reason := unwritable(results):
-        raise ResultsError(f"{results}: cannot be written to: {reason}")
-    for note in dict.fromkeys(uncached_bases(one.config, data_dir) for one in experiments):
+    where = _where(results, device, data_dir)
+    planned = _planned(experiments, where, force, only, say)
+    if reason := unwritable(where.results):
+        raise ResultsError(f"{where.results}: cannot be written to: {reason}")
+    for note in dict.fromkeys(uncached_bases(one.config, where.data_dir) for one in experiments):
         if note:
             say(note)
     say(summary(planned))
@@ -121,23 +111,8 @@ def plan(
 
     Data sets that are missing are fetched: what is in them is part of what a run is.
     """
-    experiments = _experiments(experiments)
-    labels = dict.fromkeys(label for one in experiments for label in one.config.methods)
-    chosen = matching_labels("--only", only, list(labels)) if only else labels
-    data_dir = None if data_dir is None else _path("data_dir", data_dir)
-    kind = str(resolve_device(_text("device", device)))
-    with reproducible(threads=1):
-        runs = [
-            run
-            for experiment in experiments
-            for run in prepare(experiment, data_dir, say, kind)
-            if run.label in chosen
-        ]
-    folders = [RunFolder(_path("results", results), run) for run in runs]
-    return [
-        Planned(run, folder, TO_DO if force else folder.outlook())
-        for run, folder in zip(runs, folders, strict=True)
-    ]
+    where = _where(results, device, data_dir)
+    return _planned(_experiments(experiments), where, force, only, say)
 
 
 def load_results(*paths: AnyPath) -> pd.DataFrame:
@@ -161,6 +136,25 @@ def load_run(folder: AnyPath, device: str = "cpu", data_dir: AnyPath | None = No
         return loading.load_run(_path("folder", folder), place, root)
 
 
+def _planned(
+    experiments: Sequence[Experiment], where: Where, force: bool, only: Sequence[str], say: Say
+) -> list[Planned]:
+    labels = dict.fromkeys(label for one in experiments for label in one.config.methods)
+    chosen = matching_labels("--only", only, list(labels)) if only else labels
+    with reproducible(threads=1):
+        runs = [
+            run
+            for experiment in experiments
+            for run in prepare(experiment, where.data_dir, say, where.device)
+            if run.label in chosen
+        ]
+    folders = [RunFolder(where.results, run) for run in runs]
+    return [
+        Planned(run, folder, TO_DO if force else folder.outlook())
+        for run, folder in zip(runs, folders, strict=True)
+    ]
+
+
 class _Silence(Watcher):
     def poll(self) -> None:
         pass
@@ -178,6 +172,12 @@ def _experiments(given: Experiment | Sequence[Experiment]) -> list[Experiment]:
         if not isinstance(one, Experiment):
             raise ConfigError(f"experiments: {_shown(one)} is none; load_config makes one")
     return several
+
+
+def _where(results: Any, device: Any, data_dir: Any) -> Where:
+    """What was given as places and device, checked."""
+    root = None if data_dir is None else _path("data_dir", data_dir)
+    return Where(_path("results", results), str(resolve_device(_text("device", device))), root)
 
 
 def _path(name: str, given: Any) -> Path:

@@ -48,6 +48,10 @@ Overrides = Annotated[
     list[str],
     typer.Option("-o", "--override", metavar="KEY=VALUE", help="Set a key, as train.lr=0.01."),
 ]
+Folders = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[DIR]...", help="Results directories or run folders."),
+]
 DataDir = Annotated[
     Path | None,
     typer.Option(help="Where data sets are kept (default: LORA_CL_DATA or the user's cache)."),
@@ -121,10 +125,7 @@ def run(
 
 @app.command()
 def compare(
-    folders: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="[DIR]...", help="Results directories or run folders."),
-    ] = None,
+    folders: Folders = None,
     format: Annotated[  # noqa: A002
         str, typer.Option(help="table, markdown, latex, csv or json.")
     ] = "table",
@@ -181,10 +182,7 @@ def diff(
 
 @app.command()
 def fsck(
-    folders: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="[DIR]...", help="Results directories or run folders."),
-    ] = None,
+    folders: Folders = None,
 ) -> None:
     """Check every checksum: what is missing, damaged, foreign or left over. Changes nothing."""
     with answering():
