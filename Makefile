@@ -14,7 +14,7 @@ mnist: .venv/installed
 	$(RUN) compare results/runs/split-mnist results/runs/permuted-mnist
 
 test: .venv/installed
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -255,9 +255,9 @@ def data_list(data_dir: DataDir = None) -> None:
         from lora_cl.data import DATASETS, data_root
 
         root = data_root(data_dir)
-        width = max(map(len, DATASETS.names()))
-        others = {k: v for k, v in DATASETS.others().items() if isinstance(v, type)}
-        for name, source in {**DATASETS, **others}.items():
+        sources = {**DATASETS, **_others(DATASETS)}
+        width = max(map(len, sources))
+        for name, source in sources.items():
             state = {"bundled": "bundled", "yours": "yours"}.get(source.origin)
             if state is None:
                 there = source(source.Options()).where(root)
@@ -291,15 +291,21 @@ def _models() -> dict[str, str]:
 
 
 def _summaries(parts: Parts[Any]) -> dict[str, str]:
-    """A line for each part; what is wrong with one of another package goes to stderr."""
+    """A line for each part."""
     found = {name: str(part.summary) for name, part in parts.items()}
-    for name, part in parts.others().items():
+    for name, part in _others(parts).items():
+        package = part.__module__.partition(".")[0]
+        found[name] = f"{getattr(part, 'summary', '')} (from {package})".strip()
+    return found
+
+
+def _others(parts: Parts[Any]) -> dict[str, Any]:
+    """The parts of other packages; what is wrong with one goes to stderr."""
+    found = parts.others()
+    for part in found.values():
         if isinstance(part, Exception):
             say(f"error: {part}")
-        else:
-            package = part.__module__.partition(".")[0]
-            found[name] = f"{getattr(part, 'summary', '')} (from {package})".strip()
-    return found
+    return {name: part for name, part in found.items() if not isinstance(part, Exception)}
 
 
 def _shipped_configs() -> dict[str, str]:

@@ -175,25 +175,22 @@ class MethodContract:
         assert cost["total_params"] > 0
         assert cost["stored_bytes"] > 0
 
-        self.same_again_and_after_loading(record, case.run(tmp_path / "two"))
+        if case.adapter:  # Without one, cutting off and streaming compare more than two runs.
+            again = case.run(tmp_path / "two")
+            assert tensors_of(again.folder) == tensors_of(record.folder)
+            assert again.result["accuracy_matrix"] == matrix
+        self.answers_the_same_after_loading(record)
 
-    def same_again_and_after_loading(self, record: Record, again: Record) -> None:
-        matrix = record.result["accuracy_matrix"]
-        assert again.result["accuracy_matrix"] == matrix
-        compared = answered = 0
-        for path in sorted(record.folder.rglob("*.safetensors")):
-            other = again.folder / path.relative_to(record.folder)
-            assert path.read_bytes() == other.read_bytes(), path.name
-            compared += 1
+    def answers_the_same_after_loading(self, record: Record) -> None:
+        answered = 0
         method = load_run(record.folder)
         for task_id in range(3):
             samples = method.benchmark.task(task_id).test()
             with method.view(task_id) as network:
                 found = accuracy(network, samples.x, samples.y + network.offsets[task_id])
             if record.result["routing"] is None:
-                assert found == matrix[2][task_id]
+                assert found == record.result["accuracy_matrix"][2][task_id]
             answered += 1
-        assert compared >= 1
         assert answered == 3
 
     def test_what_is_promised_holds_with_decay_and_momentum(
@@ -246,10 +243,14 @@ class MethodContract:
         assert run is not None
         cut_and_compare(run, tmp_path, monkeypatch)
 
-    def test_streamed_inputs_give_the_same_bytes(
+    def test_streamed_inputs_and_a_cached_frozen_prefix_give_the_same_bytes(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Case
     ) -> None:
-        whole = outcome(plain.tiny(tmp_path / "whole", *WIDER))
+        folder = plain.tiny(tmp_path / "whole", *WIDER)
+        whole, learned = outcome(folder), learned_by(folder)
+        uncached = learned_by(plain.tiny(tmp_path / "uncached", *WIDER, "cache=false"))
+        assert uncached == learned
+        assert len(learned) >= 4
         calls = []
         ahead = streaming.Streamed.ahead
 
@@ -263,17 +264,17 @@ class MethodContract:
         assert streamed["result"].pop("config") != whole["result"].pop("config")
         assert streamed == whole
 
-    def test_a_cached_frozen_prefix_gives_the_same_bytes(self, tmp_path: Path, plain: Case) -> None:
-        with_cache = learned_by(plain.tiny(tmp_path / "with", *WIDER))
-        without = learned_by(plain.tiny(tmp_path / "without", *WIDER, "cache=false"))
-        assert with_cache == without
-        assert len(with_cache) >= 4
-
 
 def learned_by(folder: Path) -> dict[str, Any]:
     """Every tensor of a run by file and name, and its accuracies: all but the run's own name."""
     result = outcome(folder)["result"]
-    found = {"matrix": result["accuracy_matrix"], "untrained": result["untrained_accuracy"]}
+    matrices = {"matrix": result["accuracy_matrix"], "untrained": result["untrained_accuracy"]}
+    return matrices | tensors_of(folder)
+
+
+def tensors_of(folder: Path) -> dict[str, bytes]:
+    """The bytes of every tensor of a run by file and name."""
+    found = {}
     for file in sorted(folder.rglob("*.safetensors")):
         with safe_open(file, "numpy") as tensors:
             for name in tensors.keys():  # noqa: SIM118

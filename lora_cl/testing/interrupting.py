@@ -53,7 +53,8 @@ class Interrupter:
 def cut_and_compare(run: RunConfig, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is cut off again and again ends with the bytes of one that was left alone."""
     whole, cut = Where(scratch / "whole"), Where(scratch / "cut")
-    assert run_one(run, whole) == Outcome("done")
+    ended = run_one(run, whole)
+    assert ended == Outcome("done"), ended.message
     interrupter = Interrupter(monkeypatch)
     dice = random.Random(run.run_hash)
     for _ in range(9):

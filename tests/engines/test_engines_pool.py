@@ -36,7 +36,7 @@ train: {epochs: 2, batch_size: 16}
 methods: {full: , lora: {rank: 2}, frozen: }
 """
 
-LONG = TINY.replace("epochs: 2", "epochs: 80").replace("frozen: ", "joint: ")
+LONG = TINY.replace("epochs: 2", "epochs: 60").replace("frozen: ", "joint: ")
 
 
 def do(text: str, results: Path, *overrides: str, **settings: Any) -> list[Record]:
@@ -57,7 +57,7 @@ def test_any_number_of_jobs_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_the_last_runs_take_turns(tmp_path: Path) -> None:
     """Three runs on two cores end together; waiting is not training, and changes no bit."""
-    records = do(LONG, tmp_path / "turns", "train.epochs=200", jobs=2)
+    records = do(LONG, tmp_path / "turns", "train.epochs=100", jobs=2)
     assert [record.status for record in records] == ["done"] * 3
     logs = [log(record.folder) for record in records]
     started = [events[0]["time"] for events in logs]
@@ -69,7 +69,7 @@ def test_the_last_runs_take_turns(tmp_path: Path) -> None:
         waited += end - begin - cost["train_seconds"] - cost["eval_seconds"]
         assert cost["train_seconds"] > 0.4  # Long enough to have given way.
     assert waited > 0.3
-    alone = do(LONG, tmp_path / "alone", "train.epochs=200", jobs=0)
+    alone = do(LONG, tmp_path / "alone", "train.epochs=100", jobs=0)
     assert [outcome(r.folder) for r in records] == [outcome(r.folder) for r in alone]
 
 

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from method_cases import (
     MLP,
     OPTIMIZERS,
     fit_of,
-    handed_over,
     learn_with,
-    run_interrupted,
-    run_one,
-    same_result,
-    seen,
     set_up,
     tiny,
 )
@@ -60,17 +53,3 @@ def quick_fit(method: Method, steps: int = 6) -> Fit:
 
 def learn(method: Method, tasks: Sequence[int | Task], steps: int = 6) -> None:
     learn_with(method, tasks, quick_fit(method, steps))
-
-
-def check_going_on_from_state(make: Callable[[], Method]) -> None:
-    whole, second = handed_over(make, learn)
-    assert [seen(whole, k) for k in range(3)] == [seen(second, k) for k in range(3)]
-    assert whole.details() == second.details()
-    assert whole.kept.keys() == second.kept.keys()
-    assert all(torch.equal(v, second.kept[k]) for k, v in whole.kept.items())
-
-
-def check_kill_and_resume(one: Experiment, folder: Path, kill_after: Sequence[int]) -> None:
-    """An interrupted run ends like a whole one, in all but time, memory and place."""
-    killed = run_interrupted(one, folder / "killed", kill_after)
-    same_result(run_one(one, folder / "whole"), killed)

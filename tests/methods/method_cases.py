@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -128,59 +127,7 @@ def state(method: Method) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in method.state_dict().items()}
 
 
-def handed_over(make: Callable[[], Method], learn: Learn) -> tuple[Method, Method]:
-    """Three tasks learned in one go, and with another object taking over after the second."""
-    whole, first, second = make(), make(), make()
-    learn(whole, [0, 1, 2])
-    learn(first, [0, 1])
-    second.bank.update(first.bank)
-    for task_id in (0, 1):
-        second.begin(second.benchmark.task(task_id))
-    second.load_state_dict(state(first))
-    assert [seen(first, k) for k in (0, 1)] == [seen(second, k) for k in (0, 1)]
-    learn(second, [2])
-    return whole, second
-
-
 def run_one(one: Experiment, folder: Path) -> Record:
     (record,) = lora_cl.run(one, results=folder, jobs=0, device="cpu", progress=False)
     assert record.status == "done", record.result["error"]
     return record
-
-
-def run_interrupted(one: Experiment, folder: Path, kill_after: Sequence[int]) -> Record:
-    """The run, killed after so many steps, then after so many more, ...; at last it ends."""
-    (options,) = one.config.methods.values()
-    kind = METHODS[options.method]
-    real, left = kind.after_step, 0
-
-    def after_step(self: Method, step: int, total_steps: int) -> None:
-        nonlocal left
-        real(self, step, total_steps)
-        left -= 1
-        if left == 0:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kind, "after_step", after_step)
-        for left in kill_after:  # noqa: B007
-            with pytest.raises(KeyboardInterrupt):
-                lora_cl.run(one, results=folder, jobs=0, device="cpu", progress=False)
-    return run_one(one, folder)
-
-
-def same_result(one: Record, other: Record) -> None:
-    """Equal in everything that is not time, memory or place."""
-    for key in ("accuracy_matrix", "untrained_accuracy", "details", "isolated"):
-        assert one.result[key] == other.result[key]
-    measured = ("train_seconds", "eval_seconds", "peak_memory_bytes")
-    costs = [
-        {k: v for k, v in record.result["cost"].items() if k not in measured}
-        for record in (one, other)
-    ]
-    assert costs[0] == costs[1]
-    methods = [lora_cl.load_run(record.folder) for record in (one, other)]
-    n_tasks = one.result["n_tasks"]
-    assert n_tasks > 1
-    for task_id in range(n_tasks):
-        assert seen(methods[0], task_id) == seen(methods[1], task_id)

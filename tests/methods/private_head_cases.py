@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from method_cases import (
     MLP,
     OPTIMIZERS,
     fit_of,
-    handed_over,
     learn_with,
     set_up,
     tiny,
@@ -42,8 +41,3 @@ def quick_fit(method: Method, optimizer: str = "sgd", steps: int = 6) -> Fit:
 
 def learn(method: Method, task_ids: Sequence[int], fit: Fit | None = None) -> None:
     learn_with(method, task_ids, fit or quick_fit(method))
-
-
-def go_on_from_state(make: Callable[[], Method]) -> tuple[Method, Method]:
-    """Three tasks in one go, and with another object taking over after the second."""
-    return handed_over(make, learn)

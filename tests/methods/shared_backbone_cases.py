@@ -6,20 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from method_cases import (
     MLP,
     SCENARIOS,
     fit_of,
-    handed_over,
     learn_with,
-    run_interrupted,
     run_one,
     set_up,
     tiny,
 )
 
-import lora_cl
 from lora_cl.config import Experiment
 from lora_cl.methods import Fit, Method
 
@@ -56,32 +52,6 @@ def sgd_fit(
 
 def learn(method: Method, task_ids: Sequence[int], **named: Any) -> None:
     learn_with(method, task_ids, sgd_fit(method, **named))
-
-
-def assert_same_state(one: Method, other: Method) -> None:
-    mine, others = one.state_dict(), other.state_dict()
-    assert mine.keys() == others.keys()
-    assert len(mine) > 4
-    assert all(bool(tensor.isfinite().all()) for tensor in mine.values())
-    different = [name for name in mine if not torch.equal(mine[name], others[name])]
-    assert different == []
-
-
-def assert_goes_on_from_its_state(make: Callable[[], Method]) -> None:
-    """Another object that takes over after two tasks learns the third just as the first one."""
-    assert_same_state(*handed_over(make, learn))
-
-
-def assert_interruption_changes_nothing(yaml: str, folder: Path, scenario: str = "class") -> None:
-    """Killed within the first task and, after that, twice within the second, then resumed."""
-    one = experiment(yaml, scenario)
-    whole = run_one(one, folder / "whole")
-    resumed = run_interrupted(one, folder / "killed", [4, 8, 2])
-    for key in ("accuracy_matrix", "details"):
-        assert resumed.result[key] == whole.result[key]
-    for key in ("trained_params_per_task", "total_params", "stored_bytes"):
-        assert resumed.result["cost"][key] == whole.result["cost"][key]
-    assert_same_state(lora_cl.load_run(resumed.folder), lora_cl.load_run(whole.folder))
 
 
 def accuracies(yaml: str, scenario: str, folder: Path) -> list[list[float | None]]:

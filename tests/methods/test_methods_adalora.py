@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 import torch
 from low_rank_cases import (
-    check_going_on_from_state,
-    check_kill_and_resume,
     experiment,
     learn,
     method_on,
 )
-from method_cases import CNN, OPTIMIZERS, SCENARIOS, run_one
+from method_cases import run_one
 from sklearn.datasets import load_digits
 
 import lora_cl
@@ -206,26 +204,6 @@ def test_a_sealed_adapter_goes_to_peft_and_back() -> None:
     back = method.from_peft(*whole)
     assert back.keys() == method.bank[0].keys()
     assert all(torch.equal(back[k], v) for k, v in method.bank[0].items())
-
-
-@pytest.mark.parametrize("scenario", SCENARIOS)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_isolated_in_every_scenario(tmp_path: Path, scenario: str, optimizer: str) -> None:
-    record = run_one(experiment(ADALORA, scenario, optimizer), tmp_path)
-    assert record.result["isolated"]
-    matrix = record.result["accuracy_matrix"]
-    assert matrix[2][:2] == [matrix[0][0], matrix[1][1]]
-
-
-@pytest.mark.parametrize("model", ["{name: mlp, hidden: [16, 16]}", CNN])
-def test_kill_and_resume(tmp_path: Path, model: str) -> None:
-    # Six steps a task, the last choice at the fifth: the kills are before and after it.
-    one = experiment(ADALORA, model=model, checkpoint_seconds=0)
-    check_kill_and_resume(one, tmp_path, [3, 8, 3])
-
-
-def test_another_object_goes_on_from_the_state() -> None:
-    check_going_on_from_state(lambda: method_on(ADALORA))
 
 
 @pytest.mark.parametrize(

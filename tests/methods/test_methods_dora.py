@@ -2,28 +2,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 from low_rank_cases import (
-    check_going_on_from_state,
-    check_kill_and_resume,
     experiment,
     learn,
     method_on,
 )
-from method_cases import CNN, OPTIMIZERS, SCENARIOS, run_one
+from method_cases import run_one
 
 DORA = "dora: {rank: 2, alpha: 4}"
-
-
-@pytest.mark.parametrize("scenario", SCENARIOS)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_isolated_in_every_scenario(tmp_path: Path, scenario: str, optimizer: str) -> None:
-    record = run_one(experiment(DORA, scenario, optimizer), tmp_path)
-    assert record.result["isolated"]
-    assert record.result["needs_task_id"] == (scenario != "task")
-    matrix = record.result["accuracy_matrix"]
-    assert matrix[2][:2] == [matrix[0][0], matrix[1][1]]
 
 
 def test_costs_by_hand(tmp_path: Path) -> None:
@@ -67,12 +54,3 @@ def test_a_sealed_adapter_goes_to_peft_and_back() -> None:
     back = method.from_peft(*whole)
     assert back.keys() == method.bank[0].keys()
     assert all(torch.equal(back[k], v) for k, v in method.bank[0].items())
-
-
-def test_another_object_goes_on_from_the_state() -> None:
-    check_going_on_from_state(lambda: method_on(DORA))
-
-
-def test_kill_and_resume(tmp_path: Path) -> None:
-    one = experiment(DORA, model=CNN, checkpoint_seconds=0)
-    check_kill_and_resume(one, tmp_path, [4, 9])

@@ -7,10 +7,7 @@ import pytest
 import torch
 from method_cases import run_one
 from shared_backbone_cases import (
-    CASES,
     accuracies,
-    assert_goes_on_from_its_state,
-    assert_interruption_changes_nothing,
     experiment,
     last_mean,
     learn,
@@ -205,15 +202,6 @@ def test_over_lora_only_the_adapter_is_held() -> None:
     assert len(held) == 4
     assert sum(method.kept[name].numel() for name in held) == 160
     assert all("lora_" in name for name in held)
-
-
-@pytest.mark.parametrize(("scenario", "adapter"), CASES)
-def test_goes_on_from_its_state(scenario: str, adapter: str) -> None:
-    assert_goes_on_from_its_state(lambda: ewc(scenario, adapter, "strength: 3.0"))
-
-
-def test_interruption_changes_nothing(tmp_path: Path) -> None:
-    assert_interruption_changes_nothing("{method: ewc, fisher: sampled}", tmp_path)
 
 
 def test_learns_and_holds(tmp_path: Path) -> None:

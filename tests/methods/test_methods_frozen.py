@@ -8,7 +8,6 @@ import pytest
 import torch
 from method_cases import run_one
 from shared_backbone_cases import (
-    assert_goes_on_from_its_state,
     experiment,
     learn,
     method_on,
@@ -113,11 +112,6 @@ def test_nothing_is_measured_before_there_are_means(tmp_path: Path) -> None:
     assert len(linear["untrained_accuracy"]) == 3
     assert [value is None for value in ncm["accuracy_matrix"][0]] == [False, False, True]
     assert ncm["cost"]["trained_params_per_task"] == 0
-
-
-@pytest.mark.parametrize("scenario", ["task", "domain", "class"])
-def test_goes_on_from_its_state(scenario: str) -> None:
-    assert_goes_on_from_its_state(lambda: frozen(scenario=scenario))
 
 
 def test_costs_by_hand() -> None:

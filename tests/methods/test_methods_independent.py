@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from method_cases import CNN, OPTIMIZERS, SCENARIOS, run_interrupted, run_one, same_result, seen
-from private_head_cases import experiment, go_on_from_state, learn, method_on, quick_fit
+from method_cases import CNN, OPTIMIZERS, run_one
+from private_head_cases import experiment, learn, method_on, quick_fit
 
 import lora_cl
 from lora_cl.errors import ConfigError
@@ -81,16 +81,6 @@ def test_norm_statistics_are_sealed_and_are_no_parameters() -> None:
     assert method.stored_bytes() == 2 * (4 * 198 + 4 * 8 + 8)
 
 
-@pytest.mark.parametrize("train", OPTIMIZERS, ids=["sgd", "adam"])
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_isolated(tmp_path: Path, scenario: str, train: str) -> None:
-    record = run_one(experiment("independent", scenario, train), tmp_path)
-    assert record.result["isolated"] is True
-    assert record.result["needs_task_id"] is (scenario != "task")
-    matrix = record.result["accuracy_matrix"]
-    assert [row[0] for row in matrix] == [matrix[0][0]] * 3
-
-
 def test_cost_by_hand(tmp_path: Path) -> None:
     cost = run_one(experiment("independent"), tmp_path).result["cost"]
     # A network: 32*16 + 16 + 16*16 + 16 + 16*2 + 2 = 834. The base is not needed any more.
@@ -107,20 +97,6 @@ def test_cost_of_smaller_networks_by_hand(tmp_path: Path) -> None:
     assert result["cost"]["total_params"] == 3 * 191
     assert result["cost"]["stored_bytes"] == 4 * 3 * 191
     assert result["details"] == {"parameters_per_task": [191, 191, 191]}
-
-
-@pytest.mark.parametrize("options", ["independent", SMALL])
-def test_state_round_trip(options: str) -> None:
-    whole, continued = go_on_from_state(lambda: method_on(options))
-    assert [seen(whole, k) for k in range(3)] == [seen(continued, k) for k in range(3)]
-
-
-def test_killed_and_resumed(tmp_path: Path) -> None:
-    one = experiment(SMALL, train=OPTIMIZERS[1])
-    whole = run_one(one, tmp_path / "whole")
-    # 6 steps a task: killed in task 0, then in task 2.
-    killed = run_interrupted(one, tmp_path / "killed", [4, 10])
-    same_result(whole, killed)
 
 
 @pytest.mark.parametrize("router", ["entropy", "prototype"])

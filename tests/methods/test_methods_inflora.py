@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 import torch
 from low_rank_cases import (
-    check_going_on_from_state,
-    check_kill_and_resume,
     experiment,
     learn,
     method_on,
 )
-from method_cases import CNN, OPTIMIZERS, SCENARIOS, run_one
+from method_cases import OPTIMIZERS, SCENARIOS, run_one
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -378,20 +376,3 @@ def test_costs_by_hand(tmp_path: Path) -> None:
     sizes = record.result["details"]["remembered"].values()
     memory = sum(d * min(k, d - k) for k, d in sizes)
     assert cost["stored_bytes"] == 4 * (800 + 3 * 194 + memory)
-
-
-@pytest.mark.parametrize(
-    ("options", "scenario"),
-    [*(("", s) for s in SCENARIOS), (", classifier: current-task", "class")],
-)
-def test_another_object_goes_on_from_the_state(options: str, scenario: str) -> None:
-    check_going_on_from_state(lambda: method_on(f"inflora: {{rank: 2{options}}}", scenario))
-
-
-@pytest.mark.parametrize(
-    ("options", "model"),
-    [("epsilon: 1.0", "{name: mlp, hidden: [16, 16]}"), ("epsilon: 0.9", CNN)],
-)
-def test_kill_and_resume(tmp_path: Path, options: str, model: str) -> None:
-    one = experiment(f"inflora: {{rank: 2, {options}}}", "class", model=model, checkpoint_seconds=0)
-    check_kill_and_resume(one, tmp_path, [4, 9])

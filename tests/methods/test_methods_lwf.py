@@ -10,10 +10,7 @@ import pytest
 import torch
 from method_cases import CNN, run_one
 from shared_backbone_cases import (
-    CASES,
     accuracies,
-    assert_goes_on_from_its_state,
-    assert_interruption_changes_nothing,
     experiment,
     last_mean,
     learn,
@@ -233,16 +230,6 @@ def test_fixed_with_strength_zero_is_full(tmp_path: Path) -> None:
         for number, yaml in enumerate(yamls)
     ]
     assert results[0]["accuracy_matrix"] == results[1]["accuracy_matrix"]
-
-
-@pytest.mark.parametrize(("scenario", "adapter"), CASES)
-def test_goes_on_from_its_state(scenario: str, adapter: str) -> None:
-    assert_goes_on_from_its_state(lambda: lwf(scenario, adapter))
-
-
-@pytest.mark.parametrize("scenario", ["task", "class"])
-def test_interruption_changes_nothing(tmp_path: Path, scenario: str) -> None:
-    assert_interruption_changes_nothing("{method: lwf}", tmp_path, scenario)
 
 
 def test_learns_and_holds(tmp_path: Path) -> None:

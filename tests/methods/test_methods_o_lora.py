@@ -7,14 +7,12 @@ import numpy as np
 import pytest
 import torch
 from low_rank_cases import (
-    check_going_on_from_state,
-    check_kill_and_resume,
     experiment,
     learn,
     method_on,
     quick_fit,
 )
-from method_cases import CNN, OPTIMIZERS, SCENARIOS, run_one, seen
+from method_cases import OPTIMIZERS, SCENARIOS, run_one, seen
 from torch.nn import functional
 
 from lora_cl.adapters import adapted_layers
@@ -198,16 +196,6 @@ def test_costs_with_one_head_by_hand(tmp_path: Path) -> None:
     assert cost["added_params_per_task"] == 34
     assert cost["total_params"] == 800 + 102
     assert cost["stored_bytes"] == 4 * (800 + 3 * 160 + 102)
-
-
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_another_object_goes_on_from_the_state(scenario: str) -> None:
-    check_going_on_from_state(lambda: method_on(OLORA, scenario))
-
-
-@pytest.mark.parametrize("model", ["{name: mlp, hidden: [16, 16]}", CNN])
-def test_kill_and_resume(tmp_path: Path, model: str) -> None:
-    check_kill_and_resume(experiment(OLORA, model=model, checkpoint_seconds=0), tmp_path, [4, 9])
 
 
 def test_details_of_a_network_that_diverged_are_json() -> None:

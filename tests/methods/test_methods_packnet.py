@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from method_cases import CNN, OPTIMIZERS, SCENARIOS, run_interrupted, run_one, same_result, seen
-from private_head_cases import experiment, go_on_from_state, learn, method_on, quick_fit
+from method_cases import CNN, OPTIMIZERS, run_one, seen
+from private_head_cases import experiment, learn, method_on, quick_fit
 from torch import Tensor
 
 import lora_cl
@@ -258,16 +258,6 @@ def test_impossible_shares(option: str, share: str) -> None:
 # The contract
 
 
-@pytest.mark.parametrize("train", OPTIMIZERS, ids=["sgd", "adam"])
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_isolated(tmp_path: Path, scenario: str, train: str) -> None:
-    record = run_one(experiment("packnet", scenario, train), tmp_path)
-    assert record.result["isolated"] is True
-    assert record.result["needs_task_id"] is (scenario != "task")
-    matrix = record.result["accuracy_matrix"]
-    assert [row[0] for row in matrix] == [matrix[0][0]] * 3
-
-
 def test_isolated_with_the_optimizer_kept_and_a_cnn(tmp_path: Path) -> None:
     train = OPTIMIZERS[0] + ", optimizer_state: keep, clip_norm: 1.0"
     record = run_one(experiment("packnet", "class", train, CNN), tmp_path)
@@ -284,18 +274,3 @@ def test_cost_by_hand(tmp_path: Path) -> None:
     assert cost["trained_params_per_task"] == pytest.approx(sum(trained) / 3)
     # Owners 0..3 take 2 bits: 512 * 2 / 8 + 256 * 2 / 8 bytes.
     assert cost["stored_bytes"] == 4 * 902 + 128 + 64
-
-
-def test_state_round_trip() -> None:
-    whole, continued = go_on_from_state(lambda: method_on("{packnet: {keep: 0.4}}"))
-    assert [seen(whole, k) for k in range(3)] == [seen(continued, k) for k in range(3)]
-    assert whole.details() == continued.details()
-
-
-def test_killed_in_training_and_in_retraining(tmp_path: Path) -> None:
-    one = experiment("{packnet: {retrain_share: 0.5}}")
-    whole = run_one(one, tmp_path / "whole")
-    # 48 samples in batches of 16: 6 steps a task, 3 of them before the pruning but for the last.
-    # Killed in fit 0 of task 0; then in fit 1 of task 1; then in fit 0 of task 2.
-    killed = run_interrupted(one, tmp_path / "killed", [2, 9, 4])
-    same_result(whole, killed)

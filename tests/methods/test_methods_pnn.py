@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from method_cases import CNN, OPTIMIZERS, SCENARIOS, run_interrupted, run_one, same_result, seen
-from private_head_cases import experiment, go_on_from_state, learn, method_on
+from method_cases import CNN, OPTIMIZERS, run_one
+from private_head_cases import experiment, learn, method_on
 from torch import Tensor, nn
 
 import lora_cl
@@ -175,16 +175,6 @@ def test_only_stacks_of_linear_layers(tmp_path: Path) -> None:
 # The contract
 
 
-@pytest.mark.parametrize("train", OPTIMIZERS, ids=["sgd", "adam"])
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_isolated(tmp_path: Path, scenario: str, train: str) -> None:
-    record = run_one(experiment("pnn", scenario, train), tmp_path)
-    assert record.result["isolated"] is True
-    assert record.result["needs_task_id"] is (scenario != "task")
-    matrix = record.result["accuracy_matrix"]
-    assert [row[0] for row in matrix] == [matrix[0][0]] * 3
-
-
 def test_isolated_with_the_optimizer_kept(tmp_path: Path) -> None:
     train = OPTIMIZERS[0] + ", optimizer_state: keep"
     assert run_one(experiment("pnn", "class", train), tmp_path).result["isolated"] is True
@@ -215,16 +205,3 @@ def test_cost_of_narrow_columns_by_hand(tmp_path: Path) -> None:
         "column_parameters": [834, 354, 354],
     }
     assert result["cost"]["total_params"] == 834 + 354 + 338 + 354 + 466
-
-
-@pytest.mark.parametrize("options", ["pnn", HALF])
-def test_state_round_trip(options: str) -> None:
-    whole, continued = go_on_from_state(lambda: method_on(options))
-    assert [seen(whole, k) for k in range(3)] == [seen(continued, k) for k in range(3)]
-
-
-def test_killed_and_resumed(tmp_path: Path) -> None:
-    one = experiment("pnn", train=OPTIMIZERS[1])
-    whole = run_one(one, tmp_path / "whole")
-    killed = run_interrupted(one, tmp_path / "killed", [4, 10])
-    same_result(whole, killed)

@@ -6,13 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from low_rank_cases import (
-    check_going_on_from_state,
-    check_kill_and_resume,
     experiment,
     learn,
     method_on,
 )
-from method_cases import CNN, OPTIMIZERS, SCENARIOS, run_one
+from method_cases import CNN, run_one
 from torch.nn import functional
 
 from lora_cl.adapters import NF4Linear
@@ -98,26 +96,8 @@ def test_the_forward_against_the_dequantised_weight() -> None:
         torch.testing.assert_close(network.backbone(x), h, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_isolated_in_every_scenario(tmp_path: Path, scenario: str, optimizer: str) -> None:
-    record = run_one(experiment(QLORA, scenario, optimizer), tmp_path)
-    assert record.result["isolated"]
-    matrix = record.result["accuracy_matrix"]
-    assert matrix[2][:2] == [matrix[0][0], matrix[1][1]]
-
-
 def test_a_convolution_cannot_be_quantised(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'conv1' is a Conv2d; a 4-bit base holds Linear layers"):
         run_one(experiment(QLORA, model=CNN), tmp_path)
     record = run_one(experiment("qlora: {targets: [linear]}", model=CNN), tmp_path)
     assert record.result["isolated"]
-
-
-def test_another_object_goes_on_from_the_state() -> None:
-    check_going_on_from_state(lambda: method_on(QLORA))
-
-
-def test_kill_and_resume(tmp_path: Path) -> None:
-    one = experiment(QLORA, checkpoint_seconds=0)
-    check_kill_and_resume(one, tmp_path, [4, 9])

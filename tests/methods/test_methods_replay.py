@@ -7,10 +7,7 @@ import pytest
 import torch
 from method_cases import run_one
 from shared_backbone_cases import (
-    CASES,
     accuracies,
-    assert_goes_on_from_its_state,
-    assert_interruption_changes_nothing,
     experiment,
     last_mean,
     learn,
@@ -246,17 +243,6 @@ def test_nothing_from_the_memory_is_full_in_one_head(tmp_path: Path) -> None:
         for number, yaml in enumerate(("{method: replay, memory_share: 0.0}", "{method: full}"))
     ]
     assert results[0]["accuracy_matrix"] == results[1]["accuracy_matrix"]
-
-
-@pytest.mark.parametrize("more", ["per_class: 5", "memory: reservoir, size: 40"])
-@pytest.mark.parametrize(("scenario", "adapter"), CASES)
-def test_goes_on_from_its_state(scenario: str, adapter: str, more: str) -> None:
-    assert_goes_on_from_its_state(lambda: replay(scenario, adapter, more))
-
-
-@pytest.mark.parametrize("more", ["per_class: 5", "memory: reservoir, size: 40"])
-def test_interruption_changes_nothing(tmp_path: Path, more: str) -> None:
-    assert_interruption_changes_nothing(options("replay", more=more), tmp_path)
 
 
 def test_keeps_classes_apart_where_full_does_not(tmp_path: Path) -> None:

@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from low_rank_cases import (
-    check_going_on_from_state,
-    check_kill_and_resume,
     experiment,
     learn,
     method_on,
@@ -45,12 +43,3 @@ def test_the_base_stays_and_earlier_tasks_do_not() -> None:
     assert torch.equal(method.network.backbone.get_parameter("linear1.base.weight"), base)
     assert seen(method, 0) != first
     assert (method.network.backbone(torch.ones(1, 32)) - features).abs().max() > 1e-3
-
-
-def test_another_object_goes_on_from_the_state() -> None:
-    check_going_on_from_state(lambda: method_on(SEQ))
-
-
-def test_kill_and_resume(tmp_path: Path) -> None:
-    one = experiment(SEQ, "class", checkpoint_seconds=0)
-    check_kill_and_resume(one, tmp_path, [4, 9])

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from method_cases import CNN, OPTIMIZERS, SCENARIOS, run_interrupted, run_one, same_result, seen
-from private_head_cases import experiment, go_on_from_state, learn, method_on
+from method_cases import CNN, OPTIMIZERS, SCENARIOS, run_one, seen
+from private_head_cases import experiment, learn, method_on
 from torch import Tensor
 from torch.nn import functional
 
@@ -185,16 +185,3 @@ def test_cost_with_a_frozen_encoder_by_hand(tmp_path: Path) -> None:
     # The branch has 16*4 + 4 = 68, so a task adds 110; the first one trains the encoder too.
     assert cost["trained_params_per_task"] == pytest.approx((910 + 110 + 110) / 3)
     assert cost["total_params"] == 800 + 3 * 110
-
-
-@pytest.mark.parametrize("options", ["shared_private", FROZEN])
-def test_state_round_trip(options: str) -> None:
-    whole, continued = go_on_from_state(lambda: method_on(options))
-    assert [seen(whole, k) for k in range(3)] == [seen(continued, k) for k in range(3)]
-
-
-def test_killed_and_resumed(tmp_path: Path) -> None:
-    one = experiment("{shared_private: {private_dim: 4, difference: 0.001}}")
-    whole = run_one(one, tmp_path / "whole")
-    killed = run_interrupted(one, tmp_path / "killed", [4, 10])
-    same_result(whole, killed)

@@ -7,10 +7,7 @@ import pytest
 import torch
 from method_cases import run_one
 from shared_backbone_cases import (
-    CASES,
     accuracies,
-    assert_goes_on_from_its_state,
-    assert_interruption_changes_nothing,
     experiment,
     last_mean,
     learn,
@@ -193,15 +190,6 @@ def test_the_path_is_part_of_the_state_during_a_fit() -> None:
     assert len(seen) == 2
     assert all("kept.path.backbone.linear1.weight" in names for names in seen)
     assert not any("path" in name for name in method.state_dict())
-
-
-@pytest.mark.parametrize(("scenario", "adapter"), CASES)
-def test_goes_on_from_its_state(scenario: str, adapter: str) -> None:
-    assert_goes_on_from_its_state(lambda: si(scenario, adapter))
-
-
-def test_interruption_changes_nothing(tmp_path: Path) -> None:
-    assert_interruption_changes_nothing("{method: si, c: 0.5}", tmp_path)
 
 
 def test_learns_and_holds(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ wrong = stripes_and_l2.l2:NoMethod
 
 [lora_cl.datasets]
 stripes = stripes_and_l2.data:Stripes
+gone = stripes_and_l2.broken:Nothing
 """
 CONFIG = """
 name: theirs
@@ -118,7 +119,7 @@ def lora_cl(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def python(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     path = os.pathsep.join([str(place / "site"), str(root)])
     return subprocess.run(
         [sys.executable, *arguments],
@@ -145,8 +146,14 @@ def test_they_are_listed_and_in_the_schema(place: Path) -> None:
         "error: method wrong of stripes-and-l2: is not a class derived from "
         "lora_cl.methods.method.Method",
     ]
-    assert "stripes" in lora_cl(place, "list", "datasets").stdout
-    assert "stripes" in lora_cl(place, "data", "list").stdout
+    for arguments in (("list", "datasets"), ("data", "list")):
+        datasets = lora_cl(place, *arguments)
+        assert datasets.returncode == 0
+        assert "stripes" in datasets.stdout
+        assert datasets.stderr == (
+            "error: data set gone of stripes-and-l2: cannot be imported: "
+            "ModuleNotFoundError: No module named 'no_such_module'\n"
+        )
     schema = json.loads(lora_cl(place, "schema").stdout)
     assert "strength" in schema["$defs"]["lora_cl.methods.l2"]["properties"]
     assert "width" in schema["$defs"]["lora_cl.datasets.stripes"]["properties"]
@@ -233,13 +240,13 @@ def test_their_contract_is_a_line_each(place: Path) -> None:
         'TestL2 = method_contract("stripes_and_l2.l2:L2")\n'
         'TestStripes = source_contract("stripes", "width: 6")\n'
     )
-    quick = "recorded or state or sources or tensors or loading"
+    quick = "(recorded and class) or state or sources or tensors or loading"
     tests = python(place, "-m", "pytest", "-q", "-k", quick, "-p", "no:cacheprovider")
     assert tests.returncode == 0, tests.stdout[-3000:]
     # A class that forgets what it learned does not pass.
     l2 = place / "site/stripes_and_l2/l2.py"
     forgetful = "    def load_state_dict(self, state):\n        pass\n\n    def learn("
     l2.write_text(l2.read_text().replace("    def learn(", forgetful))
-    tests = python(place, "-m", "pytest", "-q", "-k", "state", "-p", "no:cacheprovider")
+    tests = python(place, "-m", "pytest", "-q", "-k", "state and class", "-p", "no:cacheprovider")
     assert tests.returncode == 1
-    assert "12 failed" in tests.stdout
+    assert "4 failed" in tests.stdout
