@@ -21,6 +21,7 @@ from lora_cl.errors import DataError
 LIMIT_BYTES = 2 * 1024**3
 
 TARS = (".tar", ".tar.gz", ".tgz")
+ZIPS = (".zip", ".whl")
 
 DAMAGE = (
     tarfile.TarError,
@@ -40,9 +41,9 @@ Members = Mapping[str, str]
 def unpack(archive: Path, members: Members, folder: Path) -> dict[str, Path]:
     """Write each of ``members`` of ``archive`` into ``folder``; file name -> path.
 
-    A ``.tar``, ``.tar.gz``, ``.tgz`` or ``.zip``; a member that is itself ``.gz`` is decompressed
-    where its file name is not. A plain ``.gz`` has one nameless member; any other file is its own.
-    Raises DataError if the archive is damaged, lacks a member, or holds any name that points
+    A ``.tar``, ``.tar.gz``, ``.tgz``, ``.zip`` or ``.whl``; a member that is itself ``.gz`` is
+    decompressed where its file name is not. A plain ``.gz`` has one nameless member; any other
+    file is its own. Raises DataError if the archive is damaged, lacks a member, or holds any name that points
     outside (absolute, or with ``..``).
     """
     found: dict[str, Path] = {}
@@ -75,7 +76,7 @@ def _opened(
     name: str, stream: IO[bytes], members: Members
 ) -> Iterator[tuple[str, Iterator[bytes]]]:
     """Each file and its bytes in pieces, to be taken before the next file is asked for."""
-    opened = _in_tar if name.endswith(TARS) else _in_zip if name.endswith(".zip") else _alone
+    opened = _in_tar if name.endswith(TARS) else _in_zip if name.endswith(ZIPS) else _alone
     for member, file, source in opened(name, stream, members):
         compressed = member.endswith(".gz") and not file.endswith(".gz")
         plain = gzip.GzipFile(fileobj=source) if compressed else source

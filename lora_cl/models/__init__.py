@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from lora_cl.data import Dataset, data_root
 from lora_cl.models.backbone import Backbone
 from lora_cl.models.cnn import Cnn
 from lora_cl.models.mlp import Mlp, MlpOptions
@@ -33,18 +35,35 @@ BACKBONES: Parts[type[Backbone]] = Parts(
 BackboneChoice: Any = choice(BACKBONES)
 
 
-def build_network(options: Any, input_shape: torch.Size, seed: int) -> Network:
+def build_network(
+    options: Any, input_shape: torch.Size, seed: int, root: Path | None = None
+) -> Network:
     """A network without heads, its backbone initialised from ``seed``, on the CPU.
 
-    ``options`` is a validated ``BackboneChoice``. Raises ConfigError if the data does not fit.
+    ``options`` is a validated ``BackboneChoice``; pretrained weights lie under ``root``, by default
+    where the data sets do. Raises ConfigError if the data does not fit, DataError where the weights
+    are not there or not what they should be.
     """
-    kind = BACKBONES[options.name]
+    kind: Any = BACKBONES[options.name]
+    folder = weights_folder(options, root)
     with seeded(seed):
-        backbone: nn.Module = kind(options, input_shape)
+        places = [] if folder is None else [folder]
+        backbone: nn.Module = kind(options, input_shape, *places)
     backbone.eval()
     with torch.no_grad():
         features = backbone(torch.zeros(1, *input_shape)).shape[1]
     return Network(backbone, features)
+
+
+def weights_folder(options: Any, root: Path | None = None) -> Path | None:
+    """Where the pretrained weights of a backbone lie, fetched if need be; None: it has none."""
+    weights = BACKBONES[options.name].pretrained(options)
+    return None if weights is None else weights.fetch(root or data_root())
+
+
+def encoded(options: Any, data: Dataset, root: Path | None = None) -> Dataset:
+    """``data`` as the backbone takes it; ConfigError where it cannot."""
+    return BACKBONES[options.name].encoded(options, data, weights_folder(options, root))
 
 
 __all__ = [
@@ -59,11 +78,13 @@ __all__ = [
     "calibrate_norms",
     "close",
     "content_hash",
+    "encoded",
     "fingerprint",
     "keep_statistics",
     "known_hashes",
     "seeded",
     "trainable_only",
     "training_mode",
+    "weights_folder",
     "without_prefix",
 ]

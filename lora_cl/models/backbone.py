@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 from torch import nn
 
+from lora_cl.data import Dataset
+from lora_cl.data.weights import Weights
+from lora_cl.errors import ConfigError
 from lora_cl.options import OptionsBase
 
 
@@ -13,9 +18,29 @@ class Backbone(nn.Module):
     """(N, *input_shape) -> (N, features).
 
     A subclass is made with its own ``Options`` and the shape of one input, and raises ConfigError
-    if that does not fit. In one that is a Sequential too, what its frozen beginning computes is
-    computed once.
+    if that does not fit. Where ``pretrained`` names weights, it is made with the folder that holds
+    them besides: ``kind(options, input_shape, folder)``.
     """
 
     Options: ClassVar[type[OptionsBase]]
     summary: ClassVar[str]
+
+    @classmethod
+    def pretrained(cls, options: Any) -> Weights | None:
+        """The weights that a backbone with these options begins with; None: random ones."""
+        return None
+
+    @classmethod
+    def encoded(cls, options: Any, data: Dataset, folder: Path | None) -> Dataset:
+        """``data`` as this backbone takes it: here as it is, and texts are a ConfigError.
+
+        ``folder`` holds the weights and what belongs to them, such as a tokenizer.
+        """
+        if data.text:
+            raise ConfigError(f"takes numbers, and {data.name} holds texts: use transformers")
+        return data
+
+
+def stages(backbone: nn.Module) -> Sequence[nn.Module]:
+    """What a backbone does one after another: a Sequential's modules, or the whole at once."""
+    return list(backbone) if isinstance(backbone, nn.Sequential) else [backbone]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_cl.data.streaming import Inputs, parts
+from lora_cl.models.backbone import stages
 from lora_cl.models.network import TaskNetwork
 
 CHUNK = 1024
@@ -58,10 +59,10 @@ def without_prefix(
     was found when the fit began, for one that is resumed: its weights have moved since, and so
     may have their last bits.
     """
-    if decided is False or not isinstance(network.backbone, nn.Sequential):
+    if decided is False:
         return network, x
     network.eval()
-    children = list(network.backbone)
+    children = list(stages(network.backbone))
     length = 0
     while length < len(children) and _fixed(children[length]):
         length += 1
@@ -114,8 +115,9 @@ def _same_bits(
 
 def _fixed(module: nn.Module) -> bool:
     """Whether a module gives the same output for the same input during the whole fit."""
-    if any(parameter.requires_grad for parameter in module.parameters()):
-        return False
+    parameters = list(module.parameters())
+    if parameters:  # Dropout inside is off where all around it is frozen.
+        return not any(parameter.requires_grad for parameter in parameters)
     return not any(isinstance(inner, nn.modules.dropout._DropoutNd) for inner in module.modules())
 
 

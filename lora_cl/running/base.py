@@ -25,6 +25,7 @@ from lora_cl.models import (
     TaskNetwork,
     build_network,
     calibrate_norms,
+    encoded,
     keep_statistics,
     seeded,
 )
@@ -61,7 +62,10 @@ def base_network(
     task. Weights or data that are not those that ``content`` names are a ResultsError.
     """
     input_shape = benchmark.input_shape
-    network = build_network(config.model, input_shape, seed_for(seed, "backbone")).to(device)
+    root = data_root(data_dir)
+    if weights := BACKBONES[config.model.name].pretrained(config.model):
+        require_same(content, "model.weights", weights.checksum(root))
+    network = build_network(config.model, input_shape, seed_for(seed, "backbone"), root).to(device)
     if config.base.weights is not None:
         require_same(content, "base.weights", weights_checksum(Path(config.base.weights)))
         load_weights(network, Path(config.base.weights))
@@ -69,7 +73,7 @@ def base_network(
         data = _pretrain_data(config, data_dir)
         require_same(content, "base.pretrain.dataset", data.checksum)
         key = _key(config, seed, input_shape, device, data)
-        cached = data_root(data_dir) / "bases" / f"{key}.safetensors"
+        cached = root / "bases" / f"{key}.safetensors"
         try:
             tensors, meta = load_tensors(cached)
             require_owner(cached, meta, key=key)
@@ -192,7 +196,8 @@ def _key(
 def _pretrain_data(config: Config, data_dir: Path | None) -> Dataset:
     assert config.base.pretrain is not None
     options = config.base.pretrain.dataset
-    return DATASETS[options.name](options).load(data_root(data_dir))
+    root = data_root(data_dir)
+    return encoded(config.model, DATASETS[options.name](options).load(root), root)
 
 
 def _pretrain(network: Network, config: Config, seed: int, data: Dataset) -> None:

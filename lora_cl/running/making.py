@@ -12,7 +12,7 @@ from lora_cl.benchmarks import BENCHMARKS, Benchmark
 from lora_cl.config import Config
 from lora_cl.data import DATASETS, Dataset, Source, data_root
 from lora_cl.methods import METHODS, Method
-from lora_cl.models import BACKBONES
+from lora_cl.models import BACKBONES, encoded
 from lora_cl.plugins import code_of
 from lora_cl.running.base import NOTHING, base_network
 from lora_cl.running.checkpoints import AdapterFolder
@@ -66,7 +66,7 @@ def make_benchmark(
         data = source.load(root)
         key = next(key for key, one in found.items() if one is source)
         require_same(content, key, data.checksum)
-        return data
+        return encoded(config.model, data, root)
 
     kind = BENCHMARKS[config.benchmark.name]
     return kind(

@@ -13,14 +13,13 @@ from torch.overrides import TorchFunctionMode
 
 from lora_cl.benchmarks import BENCHMARKS, Benchmark
 from lora_cl.config import Config, Experiment, RunConfig
-from lora_cl.config.model import PretrainOptions
 from lora_cl.data import Dataset, Source, data_root, pixels
 from lora_cl.data.memory import require_memory
 from lora_cl.data.source import named, numbered
 from lora_cl.errors import ConfigError, DataError, LoraClError
 from lora_cl.methods import METHODS, MemoryBank
 from lora_cl.methods.routing import check_router
-from lora_cl.models import build_network
+from lora_cl.models import BACKBONES, build_network, encoded
 from lora_cl.running.base import load_weights, weights_checksum
 from lora_cl.running.machine import code_version
 from lora_cl.running.making import code_of_others, sources
@@ -40,11 +39,13 @@ def prepare(
     content["device"] = torch.device(device).type
     content |= code_of_others(experiment.config)
     for key, source in sources(experiment.config).items():
-        try:
+        with _blaming(experiment, key):
             source.fetch(root, say)
             content[key] = source.load(root).checksum
-        except DataError as error:
-            raise DataError(str(experiment.error(str(error), key))) from None
+    if weights := BACKBONES[experiment.config.model.name].pretrained(experiment.config.model):
+        with _blaming(experiment, "model"):
+            weights.fetch(root, say)
+            content["model.weights"] = weights.checksum(root)
     check(experiment, data_dir)
     if experiment.config.base.weights is not None:
         content["base.weights"] = weights_checksum(Path(experiment.config.base.weights))
@@ -64,23 +65,40 @@ def check(experiment: Experiment, data_dir: Path | None) -> list[str]:
     unseen: list[str] = []
     found = sources(config)
     for key, source in found.items():
-        try:
+        with _blaming(experiment, key):
             outlines[key], note = source.outline(root)
-        except DataError as error:
-            raise DataError(str(experiment.error(str(error), key))) from None
         unseen += [note] if note and note not in unseen else []
+    weights = BACKBONES[config.model.name].pretrained(config.model)
+    if weights is not None and weights.where(root) is None:
+        return [*unseen, "the model's weights are not here yet: checked without them"]
+    for key, data in outlines.items():
+        with _blaming(experiment, key):
+            outlines[key] = encoded(config.model, data, root)
     try:
         benchmark = _outlined(config, found, outlines)
         benchmark.check_samples()
-        _check_model(config, benchmark.input_shape)
+        _check_model(config, benchmark.input_shape, root)
         for label in config.methods:
-            _check_method(config, label, benchmark)
+            _check_method(config, label, benchmark, root)
         if config.base.pretrain is not None:
             data = outlines["base.pretrain.dataset"]
-            _check_pretraining(config.base.pretrain, config.model, benchmark.input_shape, data)
+            _check_pretraining(
+                config.base.pretrain, config.model, benchmark.input_shape, data, root
+            )
     except ConfigError as error:
         raise experiment.error(str(error), error.key) from None
     return unseen
+
+
+@contextmanager
+def _blaming(experiment: Experiment, key: str) -> Iterator[None]:
+    """What is wrong inside is told with file and line of ``key``."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(str(experiment.error(str(error), key))) from None
+    except ConfigError as error:
+        raise experiment.error(str(error), error.key or key) from None
 
 
 def _outlined(
@@ -99,21 +117,21 @@ def _outlined(
     )
 
 
-def _check_model(config: Config, input_shape: torch.Size) -> None:
+def _check_model(config: Config, input_shape: torch.Size, root: Path) -> None:
     with _fitting_into_memory("model"):
-        network = build_network(config.model, input_shape, seed=0)
+        network = build_network(config.model, input_shape, 0, root)
     if config.base.weights is not None:
         load_weights(network, Path(config.base.weights))
 
 
-def _check_method(config: Config, label: str, benchmark: Benchmark) -> None:
+def _check_method(config: Config, label: str, benchmark: Benchmark, root: Path) -> None:
     options = config.methods[label]
     method = METHODS[options.method](options)
     try:
         check_router(options, config.scenario)
         method.check(benchmark)
         with _fitting_into_memory(f"methods.{label}"):
-            network = build_network(config.model, benchmark.input_shape, seed=0)
+            network = build_network(config.model, benchmark.input_shape, 0, root)
             method.setup(network, benchmark, seed=0, bank=MemoryBank())
     except LoraClError as error:
         key = error.key if isinstance(error, ConfigError) else None
@@ -150,9 +168,9 @@ def _fitting_into_memory(key: str) -> Iterator[None]:
         raise
 
 
-def _check_pretraining(
-    pretrain: PretrainOptions, model: Any, input_shape: torch.Size, data: Dataset
-) -> None:
+def _check_pretraining(config: Config, input_shape: torch.Size, data: Dataset, root: Path) -> None:
+    pretrain = config.base.pretrain
+    assert pretrain is not None
     classes = pretrain.classes or range(data.classes)
     unknown = [number for number in classes if number >= data.classes]
     if unknown:
@@ -163,7 +181,7 @@ def _check_pretraining(
     if empty := [named(data.class_names, number) for number in classes if number not in there]:
         message = f"{data.name} has no training samples of {empty[0]}"
         raise ConfigError(message, "base.pretrain.dataset")
-    network = build_network(model, input_shape, seed=0).eval()
+    network = build_network(config.model, input_shape, 0, root).eval()
     try:
         network.backbone(pixels(data.x_train[:1]))
     except RuntimeError:

