@@ -43,8 +43,8 @@ def unpack(archive: Path, members: Members, folder: Path) -> dict[str, Path]:
 
     A ``.tar``, ``.tar.gz``, ``.tgz``, ``.zip`` or ``.whl``; a member that is itself ``.gz`` is
     decompressed where its file name is not. A plain ``.gz`` has one nameless member; any other
-    file is its own. Raises DataError if the archive is damaged, lacks a member, or holds any name that points
-    outside (absolute, or with ``..``).
+    file is its own. Raises DataError if the archive is damaged, lacks a member, or holds any name
+    that points outside (absolute, or with ``..``).
     """
     found: dict[str, Path] = {}
     with archive.open("rb") as stream, _whole(archive.name):

@@ -82,9 +82,7 @@ def check(experiment: Experiment, data_dir: Path | None) -> list[str]:
             _check_method(config, label, benchmark, root)
         if config.base.pretrain is not None:
             data = outlines["base.pretrain.dataset"]
-            _check_pretraining(
-                config.base.pretrain, config.model, benchmark.input_shape, data, root
-            )
+            _check_pretraining(config, benchmark.input_shape, data, root)
     except ConfigError as error:
         raise experiment.error(str(error), error.key) from None
     return unseen
