@@ -17,6 +17,8 @@ from lora_cl.data.npz import Npz
 from lora_cl.data.source import Dataset, Source, as_bytes, pixels
 from lora_cl.data.svhn import Svhn
 from lora_cl.data.synthetic import Synthetic
+from lora_cl.data.text_files import TextFiles
+from lora_cl.data.wordnet import WordNet
 from lora_cl.errors import ConfigError
 from lora_cl.options import OptionsBase, user_path
 from lora_cl.plugins import Parts
@@ -49,6 +51,8 @@ DATASETS: Parts[type[Source]] = Parts(
         "synthetic": Synthetic,
         "npz": Npz,
         "folder": Folder,
+        "wordnet": WordNet,
+        "text": TextFiles,
     },
     texts=("name", "summary", "origin"),
 )

@@ -48,10 +48,32 @@ def pixels(x: Tensor) -> Tensor:
 
 
 def as_bytes(x: Tensor) -> Tensor:
-    """The uint8 that ``pixels`` makes x (float32, any shape) of, bit for bit; x where none is."""
+    """The uint8 that ``pixels`` makes x (any shape) of, bit for bit; x where none is."""
+    if x.dtype != torch.float32:
+        return x
     codes = (x * 255).round_().clamp_(0, 255).to(torch.uint8)
     same = torch.equal(pixels(codes).view(torch.int32), x.view(torch.int32))
     return codes if same else x
+
+
+LONGEST_TEXT = 4096
+"""Bytes of a text that are kept: more than most networks read."""
+
+
+def text_rows(texts: Sequence[str]) -> Tensor:
+    """(N, bytes) uint8: each text in UTF-8, cut to LONGEST_TEXT bytes, zeros after its end."""
+    rows = [text.replace("\0", " ").encode("utf-8", "replace")[:LONGEST_TEXT] for text in texts]
+    made = torch.zeros(len(rows), max(map(len, rows), default=0) or 1, dtype=torch.uint8)
+    for row, content in zip(made, rows, strict=True):
+        if content:
+            row[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    return made
+
+
+def texts_of(rows: Tensor) -> list[str]:
+    """The texts that ``text_rows`` made ``rows`` of."""
+    contents = (row.numpy().tobytes().rstrip(b"\0") for row in rows)
+    return [content.decode("utf-8", "ignore") for content in contents]
 
 
 def tensor_checksum(*tensors: Tensor) -> str:

@@ -33,18 +33,19 @@ class Weights(Protocol):
 
 @dataclass(frozen=True)
 class Published:
-    """Files with known sums, kept in ``root / "models" / name``, and the links to them."""
+    """Files with known sums, kept in ``root / below / name``, and the links to them."""
 
     name: str
     files: tuple[File, ...]
     links: tuple[Link, ...]
+    below: str = "models"
 
     def where(self, root: Path) -> Path | None:
-        folder = root / "models" / self.name
+        folder = root / self.below / self.name
         return None if any(wrong(folder / f.name, f.size) for f in self.files) else folder
 
     def fetch(self, root: Path, say: Say = say_nothing) -> Path:
-        folder = root / "models" / self.name
+        folder = root / self.below / self.name
         problem = self._problem(folder)
         if not problem:
             return folder
@@ -57,7 +58,7 @@ class Published:
             self.links,
             f"cache: {folder}: {problem}",
             f"By hand: put {names} into {folder}, or let --data-dir or LORA_CL_DATA name a folder "
-            f"that holds models/{self.name}",
+            f"that holds {Path(self.below, self.name)}",
             say,
         )
 

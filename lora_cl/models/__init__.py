@@ -25,11 +25,16 @@ from lora_cl.models.network import (
 )
 from lora_cl.models.norms import calibrate_norms, keep_statistics
 from lora_cl.models.prefix import without_prefix
+from lora_cl.models.text import Transformers
 from lora_cl.options import OptionsBase, choice
 from lora_cl.plugins import Parts
 
 BACKBONES: Parts[type[Backbone]] = Parts(
-    "model", "lora_cl.models", Backbone, OptionsBase, {"mlp": Mlp, "cnn": Cnn}
+    "model",
+    "lora_cl.models",
+    Backbone,
+    OptionsBase,
+    {"mlp": Mlp, "cnn": Cnn, "transformers": Transformers},
 )
 
 BackboneChoice: Any = choice(BACKBONES)
