@@ -45,6 +45,11 @@ class AdaptedLayer(nn.Module):
         self.adapters = nn.ModuleDict()
         self.active: tuple[str, ...] = ()
 
+    @property
+    def weight(self) -> Tensor:
+        """The base's: some networks look up a layer's type and device there."""
+        return cast(Tensor, self.base.weight)
+
     def train(self, mode: bool = True) -> AdaptedLayer:
         super().train(mode)
         self.base.eval()

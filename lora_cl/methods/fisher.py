@@ -42,7 +42,7 @@ def fisher_diagonal(
     0 where the logits do not depend on the parameter.
 
     Linear layers and LoRA on them cost one matrix product a batch, whatever the number of
-    outputs; any other layer takes per-sample gradients by ``torch.func``.
+    outputs; any other layer takes per-sample gradients by ``torch.func``, texts one after another.
     """
     network.eval()
     names = {id(parameter): name for name, parameter in parameters.items()}
@@ -207,9 +207,10 @@ def _sample_gradient_squares(
         log_p = functional.log_softmax(functional_call(network, values, (one[None],))[0], dim=0)
         return root * log_p.gather(0, label[None])[0]
 
-    size = sum(value.numel() for value in values.values())
-    gradients = vmap(grad(score), in_dims=(None, 0, 0, 0))
-    rows = max(1, SAMPLE_GRADIENTS // size)
+    gradients: Callable[..., dict[str, Tensor]] = vmap(grad(score), in_dims=(None, 0, 0, 0))
+    rows = max(1, SAMPLE_GRADIENTS // sum(value.numel() for value in values.values()))
+    if not x.is_floating_point():  # vmap cannot follow a length that depends on the text.
+        gradients, rows = _one_by_one(grad(score)), 1
     total = {name: torch.zeros_like(value) for name, value in values.items()}
     for labels, roots in draws:
         parts = (torch.split(whole, rows) for whole in (x, labels, roots))
@@ -217,3 +218,13 @@ def _sample_gradient_squares(
             for name, gradient in gradients(values, *part).items():
                 total[name] += gradient.square().sum(0)
     return total
+
+
+def _one_by_one(gradient: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str, Tensor]]:
+    """What ``vmap`` makes of ``gradient``, for a batch of one."""
+
+    def of_one(values: dict[str, Tensor], *part: Tensor) -> dict[str, Tensor]:
+        found = gradient(values, *(whole[0] for whole in part))
+        return {name: value[None] for name, value in found.items()}
+
+    return of_one

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lora_cl.benchmarks import Task
+from lora_cl.errors import ConfigError
 from lora_cl.methods.method import Method, task_cross_entropy
 from lora_cl.methods.routing import RouterOptions
 from lora_cl.models import TaskNetwork, seeded, trainable_only
@@ -82,6 +83,9 @@ class SharedPrivate(Method):
         return bool(self.options.shared_lr == 0.0)
 
     def prepare(self) -> None:
+        reads_text = getattr(self.network.backbone, "reads_text", False)
+        if reads_text and self.options.private_input == "input":
+            raise ConfigError("a private branch cannot read texts; use private_input: features")
         self.private = nn.ModuleDict()
         self.network.add_module("private", self.private)
 

@@ -24,6 +24,7 @@ class Backbone(nn.Module):
 
     Options: ClassVar[type[OptionsBase]]
     summary: ClassVar[str]
+    reads_text: ClassVar[bool] = False
 
     @classmethod
     def pretrained(cls, options: Any) -> Weights | None:

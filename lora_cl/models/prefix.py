@@ -94,7 +94,9 @@ def without_prefix(
     if decided:
         return shorter, rows
     sizes = {min(batch_size, len(x)), len(x) % batch_size or batch_size}
-    if min(sizes) < SMALLEST_BATCH or not _same_bits(network, x, shorter, rows, sizes):
+    # A text is many rows by itself.
+    few = min(sizes) < SMALLEST_BATCH and x[:1].is_floating_point()
+    if few or not _same_bits(network, x, shorter, rows, sizes):
         return network, x
     return shorter, rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -77,6 +78,7 @@ class Transformers(Backbone):
 
     Options: ClassVar[type[OptionsBase]] = TransformersOptions
     summary: ClassVar[str] = "a pretrained network for texts (Hugging Face transformers)"
+    reads_text: ClassVar[bool] = True
 
     def __init__(self, options: TransformersOptions, input_shape: torch.Size, folder: Path) -> None:
         super().__init__()
@@ -168,9 +170,22 @@ def _loaded(folder: Path) -> Any:
             f"are missing, such as {told}",
             "model.model",
         )
+    _as_linear(model)
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
     return model.eval().requires_grad_(True)
+
+
+def _as_linear(model: nn.Module) -> None:
+    """Every Conv1D of GPT-2 and its kin, y = x W + b, becomes the Linear that it is."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child).__name__ == "Conv1D":
+                weight = cast(Tensor, child.weight)
+                linear = nn.Linear(len(weight), weight.shape[1], device="meta")
+                linear.weight = nn.Parameter(weight.detach().T.contiguous())
+                linear.bias = cast(nn.Parameter, child.bias)
+                setattr(module, name, linear)
 
 
 def _transformers() -> Any:
@@ -201,21 +216,12 @@ class _Key:
 
 @lru_cache(maxsize=2)
 def _tokenised(key: _Key, folder: Path, max_length: int) -> Dataset:
-    data = key.data
-    try:
-        tokenizer = _transformers().AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, use_fast=True
-        )
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"{folder}: no tokenizer: {one_line(error)}", "model.model") from None
+    data, tokenizer = key.data, _tokenizer(folder)
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length)
 
     def tokens(x: Tensor) -> Tensor:
-        lists = cast(
-            list[list[int]],
-            tokenizer(texts_of(x), truncation=True, max_length=max_length)["input_ids"],
-        )
+        lists = [one.ids for one in tokenizer.encode_batch(texts_of(x))]
         made = torch.full((len(lists), max_length), -1, dtype=torch.int32)
         for row, ids in zip(made, lists, strict=True):
             row[: len(ids)] = torch.tensor(ids, dtype=torch.int32)
@@ -231,6 +237,22 @@ def _tokenised(key: _Key, folder: Path, max_length: int) -> Dataset:
         data.class_names,
         data.checksum,
     )
+
+
+def _tokenizer(folder: Path) -> Any:
+    """The fast tokenizer in ``folder``; transformers would make an empty one where none is."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # Its threads would outlive it.
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise ConfigError(MISSING, "model.name") from None
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise ConfigError(f"{folder}: holds no tokenizer.json", "model.model")
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # Its only kind of error.
+        raise ConfigError(f"{file}: no tokenizer: {one_line(error)}", "model.model") from None
 
 
 def _set_dropout(model: nn.Module, p: float) -> None:

@@ -16,6 +16,7 @@ from lora_cl.config import Config, Experiment, RunConfig
 from lora_cl.data import Dataset, Source, data_root, pixels
 from lora_cl.data.memory import require_memory
 from lora_cl.data.source import named, numbered
+from lora_cl.data.weights import Weights
 from lora_cl.errors import ConfigError, DataError, LoraClError
 from lora_cl.methods import METHODS, MemoryBank
 from lora_cl.methods.routing import check_router
@@ -42,8 +43,8 @@ def prepare(
         with _blaming(experiment, key):
             source.fetch(root, say)
             content[key] = source.load(root).checksum
-    if weights := BACKBONES[experiment.config.model.name].pretrained(experiment.config.model):
-        with _blaming(experiment, "model"):
+    with _blaming(experiment, "model"):
+        if weights := _weights(experiment.config):
             weights.fetch(root, say)
             content["model.weights"] = weights.checksum(root)
     check(experiment, data_dir)
@@ -68,7 +69,8 @@ def check(experiment: Experiment, data_dir: Path | None) -> list[str]:
         with _blaming(experiment, key):
             outlines[key], note = source.outline(root)
         unseen += [note] if note and note not in unseen else []
-    weights = BACKBONES[config.model.name].pretrained(config.model)
+    with _blaming(experiment, "model"):
+        weights = _weights(config)
     if weights is not None and weights.where(root) is None:
         return [*unseen, "the model's weights are not here yet: checked without them"]
     for key, data in outlines.items():
@@ -86,6 +88,10 @@ def check(experiment: Experiment, data_dir: Path | None) -> list[str]:
     except ConfigError as error:
         raise experiment.error(str(error), error.key) from None
     return unseen
+
+
+def _weights(config: Config) -> Weights | None:
+    return BACKBONES[config.model.name].pretrained(config.model)
 
 
 @contextmanager

@@ -1,0 +1,298 @@
+"""Pretrained networks for texts: tiny ones made here, by the real libraries."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from text_cases import WORDS, config, save_model, save_texts
+from torch import Tensor
+
+from lora_cl.config import parse_config
+from lora_cl.data.source import text_rows
+from lora_cl.errors import ConfigError, LoraClError
+from lora_cl.methods import METHODS
+from lora_cl.models.text import BUCKET, Transformers, TransformersOptions
+from lora_cl.records.folders import read_record
+from lora_cl.running.loading import load_run
+from lora_cl.running.preparation import check, prepare
+from lora_cl.running.runner import Where, run_one
+from lora_cl.testing.contract import learned_by
+from lora_cl.testing.interrupting import cut_and_compare
+from lora_cl.testing.runs import outcome, run_done
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("text")
+    for kind in ("bert", "gpt2", "t5"):
+        save_model(place / kind, kind)
+    save_texts(place / "texts.csv")
+    return place
+
+
+@pytest.fixture
+def text_of(place: Path) -> Callable[..., str]:
+    def made(methods: str, scenario: str = "task", more: str = "", kind: str = "bert") -> str:
+        return config(place / kind, place / "texts.csv", methods, scenario, more)
+
+    return made
+
+
+def sentences(count: int) -> list[str]:
+    """Texts of every length from 1 to 13 words."""
+    return [
+        " ".join(WORDS[(row + k) % len(WORDS)] for k in range(1 + row % 13)) for row in range(count)
+    ]
+
+
+def tokens_of(folder: Path, texts: list[str], max_length: int = 16) -> Tensor:
+    from transformers import AutoTokenizer
+
+    ids = AutoTokenizer.from_pretrained(folder)(texts)["input_ids"]
+    made = torch.full((len(ids), max_length), -1, dtype=torch.int32)
+    for row, one in zip(made, ids, strict=True):
+        row[: len(one)] = torch.tensor(one, dtype=torch.int32)
+    return made
+
+
+def backbone(folder: Path, **options: object) -> Transformers:
+    made = TransformersOptions.model_validate({"model": str(folder), "max_length": 16, **options})
+    return Transformers(made, torch.Size([16]), folder).eval()
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "t5"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+def test_features_are_those_of_transformers_run_directly(
+    place: Path, kind: str, pooling: str
+) -> None:
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(place / kind).eval()
+    model = model.get_encoder() if kind == "t5" else model
+    tokens = tokens_of(place / kind, sentences(20))
+    compared = 0
+    with torch.no_grad():
+        features = backbone(place / kind, pooling=pooling)(tokens)
+        for row, one in zip(features, tokens, strict=True):  # Each alone: nothing is padded.
+            ids = one[one >= 0].long()
+            hidden = model(input_ids=ids[None]).last_hidden_state[0]
+            pooled = {"mean": hidden.mean(0), "cls": hidden[0], "last": hidden[-1]}[pooling]
+            assert torch.allclose(row, pooled, atol=1e-5)
+            compared += 1
+    assert features.shape == (20, 16)
+    assert compared == 20
+
+
+def test_a_text_is_the_same_among_any_others(place: Path) -> None:
+    """Padded to the longest of each batch, it would depend on its neighbours."""
+    network, tokens = backbone(place / "bert"), tokens_of(place / "bert", sentences(64))
+    lengths = (tokens >= 0).sum(1)
+    assert len(set(((lengths + BUCKET - 1) // BUCKET).tolist())) == 2
+    with torch.no_grad():
+        whole = network(tokens)
+        for seed in range(5):
+            chosen = torch.randperm(64, generator=torch.Generator().manual_seed(seed))[:24]
+            assert torch.equal(network(tokens[chosen]), whole[chosen])
+
+
+def test_an_empty_text_has_features_too(place: Path) -> None:
+    with torch.no_grad():
+        features = backbone(place / "gpt2")(torch.full((2, 16), -1, dtype=torch.int32))
+    assert bool(features.isfinite().all())
+
+
+REFUSED = {"pnn": "columns need a backbone", "shared_private": "use private_input: features"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns_texts_or_says_why_not(
+    method: str, tmp_path: Path, text_of: Callable[..., str]
+) -> None:
+    options = {"adalora": "rank: 4, target_rank: 2"}.get(method, "")
+    text = text_of(f"{method}: {{{options}}}", "class")
+    if method in REFUSED:
+        with pytest.raises(ConfigError, match=REFUSED[method]):
+            prepare(parse_config(text, "c.yaml"), None, print)
+        text = text_of("shared_private: {private_input: features}", "class")
+    folder = run_done(text, tmp_path)
+    restored = load_run(folder)
+    with restored.view(1) as network:
+        x = restored.benchmark.task(1).test().x[:3]
+        assert x.dtype == torch.int32
+        assert network(x).shape[0] == 3
+
+
+def test_it_learns(tmp_path: Path, place: Path) -> None:
+    """Each text ends with a word of its class; chance is a half."""
+    texts = save_texts(tmp_path / "more.csv", per_class=60)
+    text = config(place / "bert", texts, "independent: {}").replace("epochs: 2", "epochs: 6")
+    matrix = read_record(run_done(text, tmp_path)).result["accuracy_matrix"]
+    assert 0.8 < sum(matrix[1]) / 2 <= 1.0
+
+
+def test_cut_off_anywhere_it_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_of: Callable[..., str]
+) -> None:
+    experiment = parse_config(text_of("lora: {rank: 2}"), "c.yaml")
+    (run,) = prepare(experiment, None, print)
+    cut_and_compare(run, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("method", ["frozen: {}", "lora: {rank: 2}"])
+def test_cached_or_streamed_the_bytes_are_the_same(
+    method: str, tmp_path: Path, text_of: Callable[..., str]
+) -> None:
+    text = text_of(method)
+    folder = run_done(text, tmp_path / "whole")
+    uncached = run_done(text + "cache: false\n", tmp_path / "uncached")
+    assert learned_by(folder) == learned_by(uncached)
+    streamed = outcome(run_done(text + "stream: true\n", tmp_path / "streamed"))
+    whole = outcome(folder)
+    assert streamed["result"].pop("config") != whole["result"].pop("config")
+    assert streamed == whole
+
+
+def test_a_frozen_network_reads_every_text_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_of: Callable[..., str]
+) -> None:
+    rows = []
+    forward = Transformers.forward
+
+    def counted(self: Transformers, tokens: Tensor) -> Tensor:
+        rows.append(len(tokens))
+        return forward(self, tokens)
+
+    text = text_of("frozen: {}").replace("epochs: 2", "epochs: 20")
+    (run,) = prepare(parse_config(text, "c.yaml"), None, print)
+    monkeypatch.setattr(Transformers, "forward", counted)
+    assert run_one(run, Where(tmp_path)).status == "done"
+    # 26 training texts a task: once for the features, in probes of 8 and 2 rows, and not in each of
+    # 20 epochs; 6 test texts each time a task is evaluated.
+    assert 2 * 26 < sum(rows) < 2 * 26 * 5
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's own
+@pytest.mark.parametrize("method", ["lora", "dora", "adalora"])
+def test_what_was_learned_goes_to_peft(
+    method: str, tmp_path: Path, place: Path, text_of: Callable[..., str]
+) -> None:
+    """The run's adapter folder, read by PEFT around the same network, gives the same features."""
+    import shutil
+
+    from peft import PeftModel
+    from transformers import AutoModel
+
+    options = "rank: 4, target_rank: 2" if method == "adalora" else "rank: 2"
+    folder = run_done(text_of(f"{method}: {{{options}}}", kind="bert"), tmp_path / "run")
+    adapter = shutil.copytree(folder / "adapters/task-001", tmp_path / "adapter")
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    tensors = {
+        name.replace("model.backbone.model.", "model."): tensor
+        for name, tensor in tensors.items()
+        if "heads" not in name
+    }
+    assert len(tensors) > 10
+    save_file(tensors, adapter / "adapter_model.safetensors", {"format": "pt"})
+    described = adapter / "adapter_config.json"
+    described.write_text(described.read_text().replace("backbone.model.", ""))
+    base = AutoModel.from_pretrained(place / "bert", add_pooling_layer=False)
+    theirs = PeftModel.from_pretrained(base, adapter).eval()
+
+    restored = load_run(folder)
+    tokens = restored.benchmark.task(1).test().x
+    plain = backbone(place / "bert")
+    with torch.no_grad(), restored.view(1) as network:
+        ours = network.backbone(tokens)
+        plain.model = theirs
+        assert torch.allclose(plain(tokens), ours, atol=1e-5)
+        assert not torch.allclose(backbone(place / "bert")(tokens), ours, atol=1e-3)
+
+
+# What is refused
+
+
+def test_texts_and_numbers_do_not_mix(text_of: Callable[..., str]) -> None:
+    mixed = {
+        "model=mlp": "takes numbers, and text holds texts: use transformers",
+        "benchmark.dataset=digits": "model: takes texts, and digits holds numbers",
+        "base.pretrain={dataset: digits}": "takes texts, and digits holds numbers",
+    }
+    for override, told in mixed.items():
+        with pytest.raises(ConfigError, match=r"c\.yaml:") as caught:
+            prepare(parse_config(text_of("full: {}"), "c.yaml", [override]), None, print)
+        assert told in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def refused(text: str) -> str:
+    with pytest.raises(LoraClError, match=r"c\.yaml:") as caught:
+        prepare(parse_config(text, "c.yaml"), None, print)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_no_model_can_be_made_of(
+    place: Path, tmp_path: Path, text_of: Callable[..., str]
+) -> None:
+    texts = place / "texts.csv"
+
+    def told(folder: Path | str) -> str:
+        return refused(config(Path(folder), texts, "full: {}"))
+
+    assert f"{tmp_path / 'none'}: is no folder" in told(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    assert "holds no config.json" in told(tmp_path / "empty")
+    bare = save_model(tmp_path / "bare")
+    (bare / "model.safetensors").rename(bare / "pytorch_model.bin")
+    assert "pytorch_model.bin is a pickle, which can run code: it is not read" in told(bare)
+    lacking = save_model(tmp_path / "lacking")
+    tensors = load_file(lacking / "model.safetensors")
+    names = sorted(name for name in tensors if "encoder" in name)
+    assert len(names) > 10
+    rest = {name: tensor for name, tensor in tensors.items() if name not in names[:2]}
+    save_file(rest, lacking / "model.safetensors", {"format": "pt"})
+    message = told(lacking)
+    assert "2 of " in message
+    assert names[0] in message
+    mute = save_model(tmp_path / "mute")
+    (mute / "tokenizer.json").unlink()
+    assert "holds no tokenizer.json" in told(mute)
+    (mute / "tokenizer.json").write_text("{}")
+    assert "tokenizer.json: no tokenizer: " in told(mute)
+    assert "is neither minilm, nor a folder, nor a model of the hub" in told("minilmm")
+    assert "max_length: 64 is more than the 32 positions" in refused(
+        text_of("full: {}").replace("max_length: 16", "max_length: 64")
+    )
+
+
+def test_without_the_extra_it_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, text_of: Callable[..., str], tmp_path: Path
+) -> None:
+    other = save_model(tmp_path / "other")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    text = text_of("full: {}").replace("bert'", "bert'")
+    text = text.replace(text.split("model: '")[1].split("'")[0], str(other))
+    assert "pip install 'lora-cl[text]'" in refused(text)
+
+
+def test_weights_that_are_not_here_yet_are_said(
+    tmp_path: Path, text_of: Callable[..., str], place: Path
+) -> None:
+    text = text_of("full: {}").replace(str(place / "bert"), "minilm")
+    unseen = check(parse_config(text, "c.yaml"), tmp_path)
+    assert unseen == ["the model's weights are not here yet: checked without them"]
+
+
+def test_texts_are_kept_as_bytes() -> None:
+    from lora_cl.data.source import LONGEST_TEXT, texts_of
+
+    texts = ["", "plain", "Größe € 漢字 🙂", "a\0b", "é" * LONGEST_TEXT]
+    back = texts_of(text_rows(texts))
+    assert back[:4] == ["", "plain", "Größe € 漢字 🙂", "a b"]
+    assert back[4] == "é" * (LONGEST_TEXT // 2)
+    assert text_rows([]).shape == (0, 1)
