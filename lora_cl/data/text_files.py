@@ -120,7 +120,7 @@ def _table(path: Path) -> Any:
     if kind is None:
         raise DataError(f"{path}: its ending is none of {', '.join(SUFFIXES)}")
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise DataError(f"{path}: is no regular file")
     try:
         if kind == "csv":
             separator = "\t" if path.suffix.lower() == ".tsv" else ","

@@ -15,21 +15,29 @@ from lora_cl.data import DATASETS, Dataset, Source
 from lora_cl.testing.runs import outcome, run_done
 
 
-def source_contract(name: str, options: str = "") -> type[SourceContract]:
-    """The contract of a data set, named as in a config, with its ``options`` in YAML."""
-    return type("TestContract", (SourceContract,), {"name": name, "options": options})
+def source_contract(
+    name: str, options: str = "", model: str = "{hidden: [16]}"
+) -> type[SourceContract]:
+    """The contract of a data set, named as in a config, with its ``options`` in YAML.
+
+    ``model`` is one that takes its inputs: texts need a network that reads them.
+    """
+    return type(
+        "TestContract", (SourceContract,), {"name": name, "options": options, "model": model}
+    )
 
 
 class SourceContract:
     name: ClassVar[str]
     options: ClassVar[str]
+    model: ClassVar[str]
 
     @property
     def text(self) -> str:
         dataset = ", ".join(filter(None, (f"name: '{self.name}'", self.options)))
         return (
             f"name: contract\nbenchmark: {{name: split, tasks: 1, dataset: {{{dataset}}}}}\n"
-            "model: {hidden: [16]}\nmethods: {frozen: {head: ncm}}\n"
+            f"model: {self.model}\nmethods: {{frozen: {{head: ncm}}}}\n"
         )
 
     def source(self) -> Source:
@@ -43,7 +51,8 @@ class SourceContract:
         data, parts = self.load(tmp_path), 0
         for x, y in ((data.x_train, data.y_train), (data.x_test, data.y_test)):
             assert x.dtype in (torch.uint8, torch.float32)
-            assert x.ndim == 4 or (x.ndim == 2 and x.dtype == torch.float32)
+            of_two = x.dtype == (torch.uint8 if data.text else torch.float32)
+            assert x.ndim == 4 or (x.ndim == 2 and of_two)
             assert x.shape[1:] == data.x_train.shape[1:]
             assert bool(torch.isfinite(x.float()).all())
             assert y.dtype == torch.int64

@@ -21,6 +21,7 @@ from lora_cl.records.folders import read_record
 from lora_cl.running.loading import load_run
 from lora_cl.running.preparation import check, prepare
 from lora_cl.running.runner import Where, run_one
+from lora_cl.testing import source_contract
 from lora_cl.testing.contract import learned_by
 from lora_cl.testing.interrupting import cut_and_compare
 from lora_cl.testing.runs import outcome, run_done
@@ -176,7 +177,9 @@ def test_a_frozen_network_reads_every_text_once(
     assert 2 * 26 < sum(rows) < 2 * 26 * 5
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's own
+# PEFT's own; and it checks AdaLoRA's rank_pattern as if it were LoRA's, then uses it all the same.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@pytest.mark.filterwarnings("ignore:The following rank_pattern keys")
 @pytest.mark.parametrize("method", ["lora", "dora", "adalora"])
 def test_what_was_learned_goes_to_peft(
     method: str, tmp_path: Path, place: Path, text_of: Callable[..., str]
@@ -296,3 +299,13 @@ def test_texts_are_kept_as_bytes() -> None:
     assert back[:4] == ["", "plain", "Größe € 漢字 🙂", "a b"]
     assert back[4] == "é" * (LONGEST_TEXT // 2)
     assert text_rows([]).shape == (0, 1)
+
+
+def test_a_set_of_texts_keeps_what_every_data_set_promises(place: Path, tmp_path: Path) -> None:
+    model = f"{{name: transformers, model: '{place / 'bert'}', max_length: 16}}"
+    contract = source_contract("text", f"path: '{place / 'texts.csv'}'", model)()
+    promises = [name for name in dir(contract) if name.startswith("test_")]
+    for name in promises:
+        (tmp_path / name).mkdir()
+        getattr(contract, name)(tmp_path / name)
+    assert len(promises) == 3
