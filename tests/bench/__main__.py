@@ -21,6 +21,7 @@ from tests.bench import (
     steps,
     streaming,
     table,
+    text,
 )
 from tests.bench.measure import Row, Setting
 
@@ -34,6 +35,7 @@ SECTIONS: dict[str, Callable[[Setting], list[Row]]] = {
     "choices": choices.rows,
     "compile": compiling.rows,
     "streaming": streaming.rows,
+    "text": text.rows,
 }
 
 

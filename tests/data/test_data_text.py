@@ -80,7 +80,9 @@ def test_what_is_wrong_with_a_table_is_one_line(tmp_path: Path) -> None:
         tmp_path / "t.doc": "its ending is none of .csv, .tsv, .jsonl, .json, .parquet",
         table(tmp_path / "other.csv", text="txt"): "has no column 'text'; it has txt, label",
         table(tmp_path / "empty.csv", []): "holds no rows",
-        table(tmp_path / "one.csv", [("a", "x"), ("b", "y"), ("c", "y")]): "x (class 0) has 1 example",
+        table(
+            tmp_path / "one.csv", [("a", "x"), ("b", "y"), ("c", "y")]
+        ): "x (class 0) has 1 example",
         tmp_path: "holds no file called train with one of the endings",
     }
     (tmp_path / "broken.jsonl").write_text('{"text": "a", "label": \n')

@@ -1,0 +1,107 @@
+"""(f) LoRA on MiniLM: our steps against PEFT on transformers, and frozen features kept."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lora_cl.config import RunConfig
+from lora_cl.data import data_root
+from lora_cl.models.text import MINILM
+from tests.bench.measure import Row, Setting, at_least, ratio, same_loss, take_turns
+from tests.bench.sides import Recorded, in_process, one_thread, run_config
+
+RANK, ALPHA = 4, 8
+FACTOR = r"backbone\.model\.(.*)\.adapters\.[^.]+\.(lora_[AB])\.weight"
+
+
+def rows(setting: Setting) -> list[Row]:
+    """A round is one task of WordNet: two classes, batches of 32 glosses."""
+    per_class = setting.of(128, 64)
+    run = _run({"lora": {"rank": RANK, "alpha": ALPHA}}, per_class, epochs=1)
+    records: list[Recorded] = []
+
+    def ours() -> float:
+        _, records[:] = in_process(run, setting.scratch / "text")
+        return records[0].seconds
+
+    def theirs() -> float:
+        record = records[0]
+        with one_thread():
+            seconds, loss = _peft_steps(MINILM.fetch(data_root()), record)
+        same_loss("lora on MiniLM", loss, record.last_loss, 1e-2)
+        return seconds
+
+    seconds = take_turns(setting.of(3, 1), {"ours": ours, "peft": theirs}, warm_up=False)
+    steps = records[0].total_steps
+    ms = {name: 1000 * median(values) / steps for name, values in seconds.items()}
+    faster = ratio(seconds, "peft", "ours")
+    name = "(f) PEFT on transformers / step of lora on MiniLM"
+    return [at_least(1.3, name, ms["ours"], ms["peft"], "ms a step", faster)]
+
+
+def _run(method: dict[str, Any], per_class: int, epochs: int) -> RunConfig:
+    data = {"name": "wordnet", "classes": 2, "train_per_class": per_class, "test_per_class": 1}
+    return run_config(
+        method,
+        benchmark={"name": "split", "dataset": data, "tasks": 1},
+        model={"name": "transformers", "model": "minilm", "dropout": 0.0},
+        train={"epochs": epochs, "batch_size": 32, "lr": 1e-3},
+    )
+
+
+def _peft_steps(folder: Path, record: Recorded) -> tuple[float, float]:
+    """The same steps as people write them: each batch padded to its longest text."""
+    import time
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModel
+
+        base = AutoModel.from_pretrained(folder, add_pooling_layer=False)
+        for module in base.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        targets = ["query", "key", "value", "dense"]
+        model = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets))
+    weights = model.state_dict()
+    taken = 0
+    for name, value in record.weights.items():
+        if match := re.fullmatch(
+            r"backbone\.model\.(.*)\.adapters\.[^.]+\.(lora_[AB])\.weight", name
+        ):
+            weights[f"base_model.model.{match[1]}.{match[2]}.default.weight"].copy_(value)
+            taken += 1
+    assert taken == 72  # Two factors on six layers of six Linears.
+    head = nn.Linear(384, 2)
+    head.weight.data.copy_(record.weights["heads.0.weight"])
+    head.bias.data.copy_(record.weights["heads.0.bias"])
+    trained = [p for p in (*model.parameters(), *head.parameters()) if p.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=1e-3)
+    model.train()
+    order, loss = record.order(0), torch.zeros(())
+    start = time.process_time()
+    for rows in torch.split(order, record.batch_size):
+        tokens, there = _padded(record.x[rows])
+        hidden = model(input_ids=tokens, attention_mask=there).last_hidden_state
+        weight = there.unsqueeze(2).to(hidden.dtype)
+        features = (hidden * weight).sum(1) / weight.sum(1)
+        loss = F.cross_entropy(head(features), record.y[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return time.process_time() - start, float(loss)
+
+
+def _padded(rows: Tensor) -> tuple[Tensor, Tensor]:
+    there = rows >= 0
+    width = int(there.sum(1).max())
+    return rows[:, :width].clamp(min=0).long(), there[:, :width].long()
