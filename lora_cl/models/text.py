@@ -19,7 +19,7 @@ from lora_cl.data.links import hub_files, pypi_wheel
 from lora_cl.data.source import texts_of
 from lora_cl.data.weights import HubFolder, OwnFolder, Published, Weights
 from lora_cl.errors import ConfigError
-from lora_cl.models.backbone import Backbone
+from lora_cl.models.remembering import RememberingBackbone
 from lora_cl.options import OptionsBase, user_path
 from lora_cl.text import one_line
 
@@ -69,7 +69,7 @@ class TransformersOptions(OptionsBase):
     dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
 
 
-class Transformers(Backbone):
+class Transformers(RememberingBackbone):
     """Tokens (N, max_length) int, -1 after the last one of a text -> (N, width).
 
     Any encoder or decoder that ``AutoModel`` makes of a folder with config.json, safetensors and

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lora_cl.benchmarks.benchmark import Benchmark, permutation, samples_of
 from lora_cl.config import Config
 from lora_cl.data import DATASETS, Dataset, data_root, pixels
+from lora_cl.data.features import FOLDER, FeatureStore
 from lora_cl.data.streaming import subset
 from lora_cl.errors import ConfigError, ResultsError
 from lora_cl.methods.full import Full
@@ -29,10 +30,11 @@ from lora_cl.models import (
     keep_statistics,
     seeded,
 )
+from lora_cl.models.remembering import RememberingBackbone
 from lora_cl.options import user_path
 from lora_cl.plugins import code_of
 from lora_cl.records.files import unwritable
-from lora_cl.running.arithmetic import reproducible
+from lora_cl.running.arithmetic import arithmetic, reproducible
 from lora_cl.running.checkpoints import load_tensors, require_owner, save_tensors
 from lora_cl.running.machine import code_version, require_same
 from lora_cl.seeding import seed_for
@@ -85,11 +87,26 @@ def base_network(
                 save_tensors(cached, network.backbone.state_dict(), {"key": key})
         else:
             network.backbone.load_state_dict(tensors)
+    elif weights and config.cache and isinstance(network.backbone, RememberingBackbone):
+        network.backbone.remember(_features_of(config, weights.checksum(root), root))
     elif keep_statistics(network.backbone):
         x = benchmark.task(0).train().x
         chosen = permutation(len(x), seed_for(seed, "norm statistics"))[:NORM_SAMPLES]
         calibrate_norms(network.backbone, subset(x, chosen.to(device))[:NORM_SAMPLES])
     return network.eval()
+
+
+def _features_of(config: Config, weights: str, root: Path) -> FeatureStore:
+    decides: dict[str, Any] = {
+        "model": config.model.model_dump(mode="json"),
+        "weights": weights,
+        "threads": config.threads,
+        "torch": torch.__version__,
+        "code": [code_version(), code_of(BACKBONES[config.model.name])],
+        "arithmetic": arithmetic(),
+    }
+    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+    return FeatureStore(root / FOLDER / key)
 
 
 ALLOWED = (torch.float32, torch.float16, torch.bfloat16)

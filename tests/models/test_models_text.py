@@ -13,6 +13,7 @@ from text_cases import WORDS, config, save_model, save_texts
 from torch import Tensor
 
 from lora_cl.config import parse_config
+from lora_cl.data.features import FeatureStore
 from lora_cl.data.source import text_rows
 from lora_cl.errors import ConfigError, LoraClError
 from lora_cl.methods import METHODS
@@ -34,6 +35,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_model(place / kind, kind)
     save_texts(place / "texts.csv")
     return place
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where features are kept: nowhere else, so that no test finds those of another."""
+    monkeypatch.setenv("LORA_CL_DATA", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -158,23 +166,61 @@ def test_cached_or_streamed_the_bytes_are_the_same(
     assert streamed == whole
 
 
-def test_a_frozen_network_reads_every_text_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_of: Callable[..., str]
-) -> None:
-    rows = []
+@pytest.fixture
+def rows_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many texts each forward pass reads."""
+    rows: list[int] = []
     forward = Transformers.forward
 
     def counted(self: Transformers, tokens: Tensor) -> Tensor:
         rows.append(len(tokens))
         return forward(self, tokens)
 
-    text = text_of("frozen: {}").replace("epochs: 2", "epochs: 20")
-    (run,) = prepare(parse_config(text, "c.yaml"), None, print)
     monkeypatch.setattr(Transformers, "forward", counted)
-    assert run_one(run, Where(tmp_path)).status == "done"
-    # 26 training texts a task: once for the features, in probes of 8 and 2 rows, and not in each of
-    # 20 epochs; 6 test texts each time a task is evaluated.
-    assert 2 * 26 < sum(rows) < 2 * 26 * 5
+    return rows
+
+
+def test_a_frozen_network_reads_every_text_once_in_all_runs(
+    tmp_path: Path, rows_read: list[int], text_of: Callable[..., str]
+) -> None:
+    text = text_of("frozen: {}").replace("epochs: 2", "epochs: 20") + "seeds: 3\n"
+    read, folders = [], []
+    for run in prepare(parse_config(text, "c.yaml"), None, print):
+        rows_read.clear()
+        assert run_one(run, Where(tmp_path)).status == "done"
+        read.append(sum(rows_read))
+        folders.append(tmp_path / run.folder)
+    # 64 texts, of which a fifth to test with, and the zeros that the width is asked with.
+    assert read == [64 + 1, 1, 1]
+    uncached = prepare(parse_config(text + "cache: false\n", "c.yaml"), None, print)
+    for run, folder in zip(uncached, folders, strict=True):
+        assert run_one(run, Where(tmp_path / "uncached")).status == "done"
+        assert learned_by(tmp_path / "uncached" / run.folder) == learned_by(folder)
+    assert sum(rows_read) > 3 * 20 * 52
+
+
+def test_features_of_a_network_that_has_learned_are_not_those_kept(
+    tmp_path: Path, place: Path, own_cache: Path, rows_read: list[int]
+) -> None:
+    network, tokens = backbone(place / "bert"), tokens_of(place / "bert", sentences(8))
+    network.requires_grad_(False)
+    network.remember(FeatureStore(own_cache / "one"))
+    with torch.no_grad():
+        first = network(tokens)
+        rows_read.clear()
+        assert torch.equal(network(tokens), first)
+        assert torch.equal(network(tokens[3:5]), first[3:5])
+        assert rows_read == []
+        word = next(p for name, p in network.named_parameters() if "word_embeddings" in name)
+        kept = word.clone()
+        word += 1
+        assert not torch.equal(network(tokens), first)
+        assert rows_read == [8]
+        word.copy_(kept)
+        assert torch.equal(network(tokens), first)
+        assert rows_read == [8]
+    assert torch.equal(network(tokens), first)  # Where gradients may be asked for, it computes.
+    assert rows_read == [8, 8]
 
 
 # PEFT's own; and it checks AdaLoRA's rank_pattern as if it were LoRA's, then uses it all the same.
