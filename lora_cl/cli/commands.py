@@ -23,7 +23,8 @@ from lora_cl.cli.answering import (
     say,
     tell,
 )
-from lora_cl.errors import ConfigError, ResultsError
+from lora_cl.cli.data import DataDir, cache_app, data_app, one_of, others
+from lora_cl.errors import ResultsError
 from lora_cl.records.folders import DEFAULT_RESULTS
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Data sets: what there is, and fetching it.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(cache_app, name="cache")
 
 Configs = Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="YAML config files.")]
 Overrides = Annotated[
@@ -51,10 +52,6 @@ Overrides = Annotated[
 Folders = Annotated[
     list[Path] | None,
     typer.Argument(metavar="[DIR]...", help="Results directories or run folders."),
-]
-DataDir = Annotated[
-    Path | None,
-    typer.Option(help="Where data sets are kept (default: LORA_CL_DATA or the user's cache)."),
 ]
 
 
@@ -155,7 +152,7 @@ def compare(
     with answering():
         from lora_cl.report import FORMATS, Selection, comparisons, measured, render
 
-        _one_of("--format", format, list(FORMATS))
+        one_of("--format", format, list(FORMATS))
         selection = Selection(methods, where, sort, columns)
         found = comparisons(folders or [DEFAULT_RESULTS], selection, say)
         chosen = selection.chosen_columns(found)
@@ -227,43 +224,11 @@ def list_(
 ) -> None:
     """List what a config can name."""
     with answering():
-        _one_of("list", what, list(_LISTS))
+        one_of("list", what, list(_LISTS))
         entries = _LISTS[what]()
         width = max(map(len, entries), default=0)
         for name, summary in entries.items():
             tell(f"{name:<{width}}  {summary}".rstrip())
-
-
-@data_app.command("fetch")
-def data_fetch(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Data sets.")],
-    data_dir: DataDir = None,
-) -> None:
-    """Bring data sets into the cache, verified."""
-    with answering():
-        from lora_cl.data import data_root, make_source
-
-        for name in names:
-            place = make_source(name).fetch(data_root(data_dir), say)
-            tell(f"{name}: {place}")
-
-
-@data_app.command("list")
-def data_list(data_dir: DataDir = None) -> None:
-    """List the data sets, and which of them are there."""
-    with answering():
-        from lora_cl.data import DATASETS, data_root
-
-        root = data_root(data_dir)
-        sources = {**DATASETS, **_others(DATASETS)}
-        width = max(map(len, sources))
-        for name, source in sources.items():
-            state = {"bundled": "bundled", "yours": "yours"}.get(source.origin)
-            if state is None:
-                there = source(source.Options()).where(root)
-                state = "there" if there else "to fetch"
-            tell(f"{name:<{width}}  {state:<8}  {source.summary}")
-        tell(f"cache: {root}")
 
 
 def _methods() -> dict[str, str]:
@@ -293,19 +258,10 @@ def _models() -> dict[str, str]:
 def _summaries(parts: Parts[Any]) -> dict[str, str]:
     """A line for each part."""
     found = {name: str(part.summary) for name, part in parts.items()}
-    for name, part in _others(parts).items():
+    for name, part in others(parts).items():
         package = part.__module__.partition(".")[0]
         found[name] = f"{getattr(part, 'summary', '')} (from {package})".strip()
     return found
-
-
-def _others(parts: Parts[Any]) -> dict[str, Any]:
-    """The parts of other packages; what is wrong with one goes to stderr."""
-    found = parts.others()
-    for part in found.values():
-        if isinstance(part, Exception):
-            say(f"error: {part}")
-    return {name: part for name, part in found.items() if not isinstance(part, Exception)}
 
 
 def _shipped_configs() -> dict[str, str]:
@@ -356,14 +312,6 @@ def _tell_averages(records: Sequence[Record], results: Path) -> None:
     mention(render(found, width=width, color=color, columns=columns).rstrip())
     folders = dict.fromkeys(str(results / record.experiment) for record in records)
     say(f"next: lora-cl compare {shlex.join(folders)}")
-
-
-def _one_of(key: str, value: str, allowed: list[str]) -> None:
-    if value not in allowed:
-        from lora_cl.text import did_you_mean
-
-        hint = did_you_mean(value, allowed, cutoff=0.6)
-        raise ConfigError(f"{key} {value}: is not one of {', '.join(allowed)}{hint}")
 
 
 def _terminal() -> tuple[int | None, bool]:
