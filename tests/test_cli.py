@@ -295,3 +295,20 @@ def test_the_config_of_a_run_folder_can_be_run(config: Path, tmp_path: Path) -> 
     assert again.folder.name == record.folder.name
     assert again.result["accuracy_matrix"] == record.result["accuracy_matrix"]
     assert yaml.safe_load((again.folder / "config.yaml").read_text())["seeds"] == [0]
+
+
+def test_a_home_directory_is_found_by_the_commands_that_read(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shell leaves `~` alone within quotes, and after `=`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    results = tmp_path / "r"
+    assert ask("run", config, "--results", results, "--jobs", "0")[0] == 0
+    assert "lora" in ask("compare", "~/r")[1]
+    assert ask("fsck", "~/r")[0] == 0
+    lora, full = (next(results.glob(f"tiny/{label}/*")) for label in ("lora", "full"))
+    one, other = (f"~/{folder.relative_to(tmp_path)}" for folder in (lora, full))
+    assert ask("diff", one, other)[0] == 1
+    code, _, err = ask("compare", "~nobody-called-so/r")
+    assert code == 2
+    assert "no user nobody-called-so here" in err

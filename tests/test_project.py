@@ -150,3 +150,19 @@ def test_constraints_name_every_direct_dependency():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_configs_are_plain_yaml_for_any_reader(path):
     assert isinstance(yaml.safe_load(path.read_text("utf-8")), dict)
+
+
+def test_published_classes_are_shuffled():
+    """With one order of the classes, a table tells of that order."""
+    split = 0
+    for name in published_names():
+        config = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text("utf-8"))
+        if config["benchmark"]["name"] == "split":
+            assert config["benchmark"]["class_order"] == "shuffled", name
+            split += 1
+    assert split >= 3
+
+
+def published_names():
+    (names,) = re.findall(r"^PUBLISHED := (.*)$", (ROOT / "Makefile").read_text("utf-8"), re.M)
+    return names.split()

@@ -24,7 +24,7 @@ from lora_cl.cli.answering import (
     tell,
 )
 from lora_cl.cli.data import DataDir, cache_app, data_app, one_of, others
-from lora_cl.errors import ResultsError
+from lora_cl.errors import ConfigError, ResultsError
 from lora_cl.records.folders import DEFAULT_RESULTS
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def compare(
 
         one_of("--format", format, list(FORMATS))
         selection = Selection(methods, where, sort, columns)
-        found = comparisons(folders or [DEFAULT_RESULTS], selection, say)
+        found = comparisons(_places(folders), selection, say)
         chosen = selection.chosen_columns(found)
         width, color = _terminal() if output is None else (None, False)
         _deliver(render(found, format, details, width, color, chosen), output)
@@ -171,7 +171,7 @@ def diff(
     with answering():
         from lora_cl.report import differences
 
-        found = differences(run_a, run_b)
+        found = differences(*_places([run_a, run_b]))
         tell("\n".join(found) if found else "no difference")
     if found:
         raise typer.Exit(RUN_FAILED)
@@ -186,7 +186,7 @@ def fsck(
         from lora_cl.config.syntax import to_yaml
         from lora_cl.records.integrity import fsck
 
-        whole = fsck(folders or [DEFAULT_RESULTS], to_yaml, tell)
+        whole = fsck(_places(folders), to_yaml, tell)
     if not whole:
         raise typer.Exit(RUN_FAILED)
 
@@ -312,6 +312,16 @@ def _tell_averages(records: Sequence[Record], results: Path) -> None:
     mention(render(found, width=width, color=color, columns=columns).rstrip())
     folders = dict.fromkeys(str(results / record.experiment) for record in records)
     say(f"next: lora-cl compare {shlex.join(folders)}")
+
+
+def _places(given: Sequence[Path] | None) -> list[Path]:
+    """The folders that were named, ``~`` replaced, or the one of all results."""
+    from lora_cl.options import user_path
+
+    try:
+        return [user_path(folder) for folder in given or [DEFAULT_RESULTS]]
+    except ValueError as error:
+        raise ConfigError(f"DIR: {error}") from None
 
 
 def _terminal() -> tuple[int | None, bool]:
