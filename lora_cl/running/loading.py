@@ -29,8 +29,9 @@ UNFIT = (LookupError, TypeError, ValueError, RuntimeError, AttributeError, Arith
 def load_run(folder: str | Path, device: str = "cpu", data_dir: str | Path | None = None) -> Method:
     """The method of a finished run as it was at its end: ``view(k)`` answers bit for bit the same.
 
-    Its config is the one in the record, which is checked for damage, and every file is the one
-    that the run wrote. Raises ResultsError if the folder does not hold a finished run.
+    Its config is the one in the record, which is checked for damage, every file is the one that the
+    run wrote, and data, weights and code of other packages are those that it was made with. Raises
+    ResultsError if the folder does not hold a finished run.
     """
     folder = Path(folder)
     data_dir = None if data_dir is None else Path(data_dir)
@@ -66,11 +67,12 @@ def _restored(
     data_dir: Path | None,
 ) -> Method:
     tensors, meta = load_tensors(folder / MODEL)
-    benchmark = make_benchmark(config, config.seeds[0], place, data_dir)
+    content: Mapping[str, str] = result.get("content") or {}
+    benchmark = make_benchmark(config, config.seeds[0], place, data_dir, content)
     if meta["tasks"] != benchmark.n_tasks:
         raise ResultsError(f"{folder / MODEL}: is of {one_line(meta['tasks'], 20)} tasks")
     bank = AdapterFolder(folder / ADAPTERS, place, str(result["hash"]))
-    method = make_method(config, benchmark, bank, place, data_dir)
+    method = make_method(config, benchmark, bank, place, data_dir, content)
     for index in range(benchmark.n_tasks):
         method.begin(benchmark.task(index))
     _require_alike(folder / MODEL, tensors, method.state_dict())

@@ -79,7 +79,7 @@ def require_same(content: Mapping[str, str], key: str, found: str) -> None:
     if content.get(key, found) != found:
         raise ResultsError(
             f"{key}: is not what the run was prepared with ({content[key][:20]}…, now "
-            f"{found[:20]}…); it was changed meanwhile, so start the command again"
+            f"{found[:20]}…); it was changed since"
         )
 
 

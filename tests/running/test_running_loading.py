@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ from lora_cl.errors import ResultsError
 from lora_cl.records.results import write_result
 from lora_cl.running.checkpoints import load_tensors, save_tensors
 from lora_cl.running.runner import Where, run_one
-from lora_cl.testing.runs import one_run
+from lora_cl.testing.runs import one_run, run_done
 
 MODEL, ADAPTER = "model.safetensors", "adapters/task-001/adapter_model.safetensors"
 
@@ -155,3 +156,24 @@ def test_a_tensor_is_missing(file: str, folder: Path) -> None:
             load_run(folder)
         assert str(folder) in str(refused.value)
     assert len(tensors) >= 4
+
+
+def test_other_data_than_it_was_made_with_is_refused(tmp_path: Path) -> None:
+    """Else its answers would be counted on samples that are not those of its record."""
+    dice = np.random.default_rng(0)
+    arrays = {"x": dice.random((40, 6), dtype=np.float32), "y": np.arange(40) % 4}
+    np.savez(tmp_path / "mine.npz", **arrays)
+    text = (
+        f"name: own\nbenchmark: {{name: split, tasks: 2, "
+        f"dataset: {{name: npz, path: '{tmp_path / 'mine.npz'}'}}}}\nmethods: {{full: {{}}}}\n"
+    )
+    folder = run_done(text, tmp_path / "r")
+    load_run(folder)
+    arrays["x"][0, 0] += 1
+    np.savez(tmp_path / "mine.npz", **arrays)
+    with pytest.raises(ResultsError) as caught:
+        load_run(folder).benchmark.task(0)
+    assert str(caught.value).startswith(
+        "benchmark.dataset: is not what the run was prepared with (sha256:"
+    )
+    assert str(caught.value).endswith("it was changed since")
