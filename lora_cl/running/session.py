@@ -112,6 +112,8 @@ class Session:
                 train.lr,
                 train.weight_decay,
                 train.momentum,
+                train.head_lr,
+                self.method.network.heads.parameters(),
             )
             under_way = state.fit = FitUnderWay(optimizer)
             state.place.fit = number
