@@ -117,6 +117,7 @@ class Config(OptionsBase):
     ] = Field(default=[0])
     threads: int = Field(default=1, ge=1, le=1024)
     cache: bool = True
+    validation: float = Field(default=0.0, ge=0.0, lt=1.0)
     stream: Stream = Field(default="auto", json_schema_extra={"hashed": False})
     compile: bool = Field(default=False, json_schema_extra={"hashed": False})
     checkpoint_seconds: float = Field(default=30.0, ge=0.0, json_schema_extra={"hashed": False})

@@ -83,6 +83,29 @@ def test_json_is_what_the_design_says(records):
     assert [(p["seed"], p["status"]) for p in ewc["problems"]] == [(1, "failed")]
 
 
+def test_validation_is_averaged_beside_the_test_set_and_shown_when_asked_for():
+    """(.6 + .4) / 2 = .5 and (.7 + .5) / 2 = .6: mean .55, deviation .1 / sqrt(2)."""
+    records = [
+        record("a", 0, LORA, validation_matrix=[[0.8, None], [0.6, 0.4]]),
+        record("a", 1, LORA, validation_matrix=[[0.8, None], [0.7, 0.5]]),
+        record("joint", 0, JOINT, validation_matrix=[[None, None], [0.5, None]]),
+        record("without", 0, LORA, validation_matrix=None),
+        record("older", 0, LORA),
+    ]
+    name = "average_validation_accuracy"
+    found = {row["label"]: row[name] for row in json.loads(render_records(records, "json"))}
+    assert found["a"]["mean"] == pytest.approx(0.55, abs=1e-12)
+    assert found["a"]["std"] == pytest.approx(0.1 / 2**0.5, abs=1e-12)
+    assert found["a"]["n"] == 2
+    nothing = {"mean": None, "std": None, "ci95": None, "n": 0}
+    assert found["joint"] == found["without"] == found["older"] == nothing
+    header = COLUMNS[name].header
+    asked = markdown_rows(render_records(records, "markdown", columns=[COLUMNS[name]]))
+    assert asked["a"][header] == "55.00 ± 7.07"
+    assert asked["without"][header] == "-"
+    assert header not in markdown_rows(render_records(records, "markdown"))["a"]
+
+
 def test_csv_holds_raw_numbers(records):
     full, lora, joint, ewc = csv.DictReader(io.StringIO(render_records(records, "csv")))
     assert float(full["average_accuracy_mean"]) == 0.6
@@ -139,7 +162,12 @@ def test_ties_are_both_best_and_only_accuracies_have_a_best():
     for header, cells in shown.items():
         assert [rows[x][header] for x in "abcd"] == cells
     starred = {name for name, column in COLUMNS.items() if column.starred}
-    assert starred == {"average_accuracy", "average_incremental_accuracy", "learning_accuracy"}
+    assert starred == {
+        "average_accuracy",
+        "average_incremental_accuracy",
+        "learning_accuracy",
+        "average_validation_accuracy",
+    }
 
 
 def test_one_row_alone_is_not_the_best_of_anything():
