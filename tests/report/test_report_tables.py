@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from report_cases import FULL, JOINT, LORA, record, result, write
+from report_cases import FULL, JOINT, LORA, configured, record, result, write
 
 from lora_cl.errors import ResultsError
 from lora_cl.report import COLUMNS, aggregate, compare_table, render
@@ -104,6 +104,24 @@ def test_validation_is_averaged_beside_the_test_set_and_shown_when_asked_for():
     assert asked["a"][header] == "55.00 ± 7.07"
     assert asked["without"][header] == "-"
     assert header not in markdown_rows(render_records(records, "markdown"))["a"]
+
+
+def test_what_was_not_trained_alike_is_told_below_the_table():
+    own = {"epochs": 3, "lr": 0.1}
+    records = [configured(label, 0) for label in ("full", "ewc")]
+    assert not lines_with(render_records(records, "table"), "trained alike")
+    records += [configured("lora", 0, train=own), configured("dora", 0, train=own | {"lr": 0.01})]
+    for format_ in ("table", "markdown"):
+        lines = lines_with(render_records(records, format_), "Not trained alike")
+        assert [line[line.index("Not") :] for line in lines] == [
+            "Not trained alike: epochs: 1 for full, ewc; 3 for the others.",
+            "Not trained alike: lr: 0.01 for dora; 0.1 for the others.",
+        ]
+    # Where the names of rows tell it, nothing is said twice.
+    records = [configured("lora", 0), configured("lora", 0, train={"epochs": 1, "lr": 0.01})]
+    text = render_records(records, "table")
+    assert "lora [lr=0.01]" in text
+    assert "trained alike" not in text
 
 
 def test_csv_holds_raw_numbers(records):
