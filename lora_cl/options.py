@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
@@ -84,6 +84,14 @@ PathOption = Annotated[
 """A path in a config, kept as it is written; ``user_path`` makes it one to open."""
 
 
+class AtKeyError(ValueError):
+    """A ValueError of a validator that knows which key below its own is to blame."""
+
+    def __init__(self, path: Sequence[str], message: str) -> None:
+        super().__init__(message)
+        self.path = tuple(path)
+
+
 class PartError(ValueError):
     """The options of a part from another package are wrong: pydantic's ``errors``.
 
@@ -95,13 +103,17 @@ class PartError(ValueError):
         self.errors, self.model = errors, model
 
 
-def choice(parts: Mapping[str, type[Any]], key: str = "name") -> Any:
+def choice(
+    parts: Mapping[str, type[Any]], key: str = "name", common: type[OptionsBase] = OptionsBase
+) -> Any:
     """The pydantic type of "one of these parts": ``{key: NAME, ...its options}``, or just NAME.
 
     ``parts`` are options, or classes with ``Options``. The validated value is an instance of the
-    part's options with one more field, ``key``.
+    part's options, and of ``common``, which all have, with one more field, ``key``.
     """
-    members = tuple(named_options(options_of(part), name, key) for name, part in parts.items())
+    members = tuple(
+        named_options(options_of(part), name, key, common) for name, part in parts.items()
+    )
 
     def from_name(value: Any) -> Any:
         return {key: value} if isinstance(value, str) else value
@@ -116,7 +128,7 @@ def choice(parts: Mapping[str, type[Any]], key: str = "name") -> Any:
             options = options_of(parts[name])
         except ConfigError as error:
             raise ValueError(str(error)) from None
-        model = named_options(options, name, key)
+        model = named_options(options, name, key, common)
         try:
             return model.model_validate(value)
         except ValidationError as error:
@@ -137,11 +149,13 @@ def options_of(part: type[Any]) -> type[OptionsBase]:
 
 
 @cache
-def named_options(options: type[OptionsBase], name: str, key: str) -> type[OptionsBase]:
-    """``options`` with the field ``key``, which holds ``name``."""
+def named_options(
+    options: type[OptionsBase], name: str, key: str, common: type[OptionsBase] = OptionsBase
+) -> type[OptionsBase]:
+    """``options`` with the fields of ``common`` and the field ``key``, which holds ``name``."""
     model: type[OptionsBase] = create_model(
         re.sub(r"\W", "_", f"{options.__module__.rpartition('.')[2]}_{name}"),
-        __base__=options,
+        __base__=options if issubclass(options, common) else (common, options),
         __module__=options.__module__,
         **{key: (Literal[name], name)},  # type: ignore[call-overload]
     )

@@ -31,8 +31,9 @@ class Parts(dict[str, Part]):
     """What a config can name of one kind: ours as a plain dict, and others by ``parts[name]``.
 
     ``what`` is the kind in words, ``group`` the entry points' group; a part is a class derived
-    from ``base``, with its ``Options`` derived from ``options``, none of them called ``key``, and
-    what is said of it in the class attributes ``texts``.
+    from ``base``, with its ``Options`` derived from ``options``, none of them called ``key`` or as
+    one of ``taken``, which says what those are, and what is said of it in the class attributes
+    ``texts``.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class Parts(dict[str, Part]):
         *,
         key: str = "name",
         texts: Sequence[str] = ("summary",),
+        taken: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(ours)
         self.what, self.group, self.base, self.options = what, group, base, options
         self.key, self.texts = key, texts
+        self.taken = {key: "that names the part", **(taken or {})}
         self._found: dict[str, Part] = {}
 
     def __missing__(self, name: str) -> Part:
@@ -126,8 +129,9 @@ class Parts(dict[str, Part]):
         wanted = f"{self.options.__module__}.{self.options.__name__}"
         if not isinstance(options, type) or not issubclass(options, self.options):
             raise ConfigError(f"{who}: has no Options derived from {wanted}")
-        if self.key in cast(Any, options).model_fields:
-            raise ConfigError(f"{who}: an option cannot be called {self.key}: that names the part")
+        for key, meaning in self.taken.items():
+            if key in cast(Any, options).model_fields:
+                raise ConfigError(f"{who}: an option cannot be called {key}: {meaning}")
         try:
             cast(Any, options).model_json_schema()
         except Exception as error:

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from lora_cl.benchmarks.holding_out import hold_out
 from lora_cl.data import DATASETS, Dataset, Source
 from lora_cl.data.source import named
 from lora_cl.data.streaming import Inputs, Streamed, subset
@@ -43,10 +44,16 @@ class Samples:
     x: Inputs
     y: Tensor
 
+    def at(self, rows: Tensor) -> Samples:
+        """Those at ``rows`` (n,)."""
+        rows = rows.to(self.y.device)
+        return Samples(subset(self.x, rows), self.y[rows])
+
 
 @dataclass(frozen=True)
 class Task:
-    """One task. ``train`` and ``test`` make its samples afresh on every call.
+    """One task. ``train`` and ``test`` make its samples afresh on every call, as does
+    ``validation``: training samples held out, which are not among those of ``train``, if any are.
 
     ``first_class`` is the number of classes in all the tasks before it: the task's label y is
     the class ``first_class + y`` of a class-incremental run.
@@ -58,6 +65,7 @@ class Task:
     first_class: int
     train: Callable[[], Samples]
     test: Callable[[], Samples]
+    validation: Callable[[], Samples] | None = None
 
 
 class BenchmarkOptions(OptionsBase):
@@ -72,8 +80,9 @@ class Benchmark(ABC):
 
     ``sources`` are the data sets in the order of ``dataset_options()``; ``load`` loads one when
     the first samples are asked for. Samples are on ``device``; those of a data set that does not
-    fit, or with ``stream``, have inputs that are made batch by batch. The constructor raises
-    ConfigError for what can never work.
+    fit, or with ``stream``, have inputs that are made batch by batch. ``validation`` is the share
+    of every task's training samples that is held out. The constructor raises ConfigError for what
+    can never work.
     """
 
     Options: ClassVar[type[BenchmarkOptions]]
@@ -89,6 +98,7 @@ class Benchmark(ABC):
         load: Callable[[Source], Dataset],
         device: torch.device,
         stream: Stream = "auto",
+        validation: float = 0.0,
     ) -> None:
         self.options = options
         self.scenario = scenario
@@ -98,6 +108,7 @@ class Benchmark(ABC):
         self._on_device: dict[int, Dataset] = {}
         self.device = device
         self.stream = stream
+        self.validation = validation
         self.check()
 
     @staticmethod
@@ -192,23 +203,31 @@ class Benchmark(ABC):
     def make_task(
         self, index: int, name: str, train: Callable[[], Samples], test: Callable[[], Samples]
     ) -> Task:
-        """A task with the limits on samples applied."""
+        """A task with the limits on samples applied, and then samples held out for validation."""
 
         def limited(make: Callable[[], Samples], limit: int | None, which: str) -> Samples:
             samples = make()
             if limit is None or len(samples.y) <= limit:
                 return samples
             seed = seed_for(self.seed, "limit", which, index)
-            chosen = permutation(len(samples.y), seed)[:limit].sort().values.to(samples.y.device)
-            return Samples(subset(samples.x, chosen), samples.y[chosen])
+            return samples.at(permutation(len(samples.y), seed)[:limit].sort().values)
+
+        def whole() -> Samples:
+            return limited(train, self.options.max_train_samples, "train")
+
+        def part(which: int) -> Samples:
+            samples = whole()
+            order = permutation(len(samples.y), seed_for(self.seed, "validation", index))
+            return samples.at(hold_out(samples.y, self.validation, order)[which])
 
         return Task(
             id=index,
             name=name,
             classes=self.task_classes(index),
             first_class=self.first_class(index),
-            train=lambda: limited(train, self.options.max_train_samples, "train"),
+            train=(lambda: part(0)) if self.validation else whole,
             test=lambda: limited(test, self.options.max_test_samples, "test"),
+            validation=(lambda: part(1)) if self.validation else None,
         )
 
     def first_class(self, index: int) -> int:

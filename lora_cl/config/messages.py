@@ -75,10 +75,7 @@ def _message(
 ) -> tuple[str, str, str]:
     """Where a problem is, the value there if one is to blame, and what is wrong with it."""
     kind, context = error["type"], error.get("ctx", {})
-    loc = error["loc"]
-    if loc[:1] == ("methods",) and isinstance(value, dict) and "methods" not in value:
-        loc = ("method", *loc[2:])  # the short form, which has no label
-    path = _real_path(loc, value, kind)
+    path = _real_path(_as_given(error["loc"], value), value, kind)
     given, text = "", ""
     allowed: list[str] = []
     if kind == "extra_forbidden":
@@ -95,7 +92,7 @@ def _message(
         text = f"{short(error['input'])} does not say which one: give a name, or a mapping with one"
     elif kind == "value_error":
         text = str(context["error"])
-        path = (*path, *getattr(context["error"], "path", ()))
+        path = _as_given((*path, *getattr(context["error"], "path", ())), value)
     elif kind == "string_pattern_mismatch" and context["pattern"] == NAME:
         text = f"{short(error['input'])} is not a name: letters, digits and _ . + -, at most 64, "
         text += "beginning with a letter or digit"
@@ -121,6 +118,13 @@ def _message(
     line = line_of(path, lines)
     where = f"{source}:{line}" if line else source
     return f"{where}: {key}" if key else where, given, text
+
+
+def _as_given(path: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
+    """The path in the file, where a single method may stand in the short form, without a label."""
+    if path[:1] == ("methods",) and isinstance(value, dict) and "methods" not in value:
+        return ("method", *path[2:])
+    return path
 
 
 def in_quotes(word: str, read: str) -> str:

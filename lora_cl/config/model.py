@@ -9,9 +9,18 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from lora_cl.benchmarks import BenchmarkChoice, DatasetChoice
 from lora_cl.benchmarks.benchmark import Stream
-from lora_cl.methods import MethodChoice
+from lora_cl.config.train import (
+    MethodTraining,
+    OwnSteps,
+    StepOptions,
+    TrainOptions,
+    merged,
+    require_possible,
+    steps_of,
+)
+from lora_cl.methods import METHODS
 from lora_cl.models import BackboneChoice
-from lora_cl.options import OptionsBase, PathOption
+from lora_cl.options import AtKeyError, OptionsBase, PathOption, choice
 from lora_cl.text import one_line
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$"
@@ -25,13 +34,7 @@ COMPILE_DOES_NOT_PAY = (
 
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 
-
-class AtKeyError(ValueError):
-    """A ValueError of a validator that knows which key below its own is to blame."""
-
-    def __init__(self, key: str, message: str) -> None:
-        super().__init__(message)
-        self.path = (key,)
+MethodChoice: Any = choice(METHODS, "method", MethodTraining)
 
 
 class PretrainOptions(OptionsBase):
@@ -40,11 +43,12 @@ class PretrainOptions(OptionsBase):
     dataset: DatasetChoice
     classes: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2)] | None = None
     epochs: int = Field(default=1, ge=1)
+    train: OwnSteps = OwnSteps()  # type: ignore[valid-type]
 
     @model_validator(mode="after")
     def _distinct(self) -> PretrainOptions:
         if self.classes is not None and len(set(self.classes)) < len(self.classes):
-            raise AtKeyError("classes", f"{short(self.classes)} names a class twice")
+            raise AtKeyError(["classes"], f"{short(self.classes)} names a class twice")
         return self
 
 
@@ -57,38 +61,7 @@ class BaseOptions(OptionsBase):
     @model_validator(mode="after")
     def _one_of(self) -> BaseOptions:
         if self.pretrain is not None and self.weights is not None:
-            raise AtKeyError("weights", "give either pretrain or weights, not both")
-        return self
-
-
-class TrainOptions(OptionsBase):
-    """How long and with what each task is trained: `epochs`, or a number of `iterations`."""
-
-    epochs: int | None = Field(default=None, ge=1)
-    iterations: int | None = Field(default=None, ge=1)
-    batch_size: int = Field(default=128, ge=1)
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = Field(default=1e-3, gt=0.0)
-    weight_decay: float = Field(default=0.0, ge=0.0)
-    momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    clip_norm: float | None = Field(default=None, gt=0.0)
-    optimizer_state: Literal["reset", "keep"] = "reset"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _duration(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            if value.get("epochs") is not None and value.get("iterations") is not None:
-                raise AtKeyError("iterations", "give either epochs or iterations, not both")
-            if value.get("epochs") is None and value.get("iterations") is None:
-                return {**value, "epochs": 1}
-        return value
-
-    @model_validator(mode="after")
-    def _momentum(self) -> TrainOptions:
-        if self.momentum and self.optimizer != "sgd":
-            raise AtKeyError("momentum", f"momentum goes with optimizer sgd, not {self.optimizer}")
+            raise AtKeyError(["weights"], "give either pretrain or weights, not both")
         return self
 
 
@@ -144,6 +117,7 @@ class Config(OptionsBase):
     ] = Field(default=[0])
     threads: int = Field(default=1, ge=1, le=1024)
     cache: bool = True
+    validation: float = Field(default=0.0, ge=0.0, lt=1.0)
     stream: Stream = Field(default="auto", json_schema_extra={"hashed": False})
     compile: bool = Field(default=False, json_schema_extra={"hashed": False})
     checkpoint_seconds: float = Field(default=30.0, ge=0.0, json_schema_extra={"hashed": False})
@@ -155,12 +129,12 @@ class Config(OptionsBase):
         if not isinstance(value, Mapping) or "method" not in value:
             return value
         if "methods" in value:
-            raise AtKeyError("method", "give either method or methods, not both")
+            raise AtKeyError(["method"], "give either method or methods, not both")
         method = value["method"]
         method = {"name": method} if isinstance(method, str) else method
         if not isinstance(method, Mapping) or not isinstance(method.get("name"), str):
             raise AtKeyError(
-                "method", f"{short(method)} should be a name, or a mapping with a name"
+                ["method"], f"{short(method)} should be a name, or a mapping with a name"
             )
         options = {k: v for k, v in method.items() if k != "name"}
         rest = {k: v for k, v in value.items() if k != "method"}
@@ -170,21 +144,34 @@ class Config(OptionsBase):
     @model_validator(mode="after")
     def _not_compiled(self) -> Config:
         if self.compile:
-            raise AtKeyError("compile", COMPILE_DOES_NOT_PAY)
+            raise AtKeyError(["compile"], COMPILE_DOES_NOT_PAY)
         return self
 
     @model_validator(mode="after")
     def _distinct(self) -> Config:
         if len(set(self.seeds)) != len(self.seeds):
-            raise AtKeyError("seeds", f"{short(self.seeds)} holds a seed twice")
+            raise AtKeyError(["seeds"], f"{short(self.seeds)} holds a seed twice")
         folded: dict[str, str] = {}
         for label in self.methods:
             twin = folded.setdefault(label.casefold(), label)
             if twin != label:
                 raise AtKeyError(
-                    "methods", f"the labels {twin!r} and {label!r} differ only in case"
+                    ["methods"], f"the labels {twin!r} and {label!r} differ only in case"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _possible(self) -> Config:
+        for label, options in self.methods.items():
+            require_possible(self.train, options.train, ("methods", label, "train"))
+        if self.base.pretrain is not None:
+            require_possible(self.train, self.base.pretrain.train, ("base", "pretrain", "train"))
+        return self
+
+    def pretraining(self) -> StepOptions:
+        """How a backbone is pretrained: as the config says for all methods, whatever one says."""
+        assert self.base.pretrain is not None
+        return merged(steps_of(self.train), self.base.pretrain.train)
 
 
 def short(value: Any) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from lora_cl.config.messages import line_of
 from lora_cl.config.model import Config
 from lora_cl.config.syntax import to_yaml
+from lora_cl.config.train import Overrides, OwnTrain, differing, merged
 from lora_cl.errors import ConfigError
 from lora_cl.options import OptionsBase
 
@@ -61,8 +62,8 @@ class RunConfig:
 
     @classmethod
     def of(cls, config: Config, label: str, seed: int, content: Mapping[str, str]) -> RunConfig:
-        options = config.methods[label]
-        one = config.model_copy(update={"methods": {label: options}, "seeds": [seed]})
+        one = of_one_method(config, label).model_copy(update={"seeds": [seed]})
+        options = one.methods[label]
         own = _of_method(content, label)
         made_of = {**_hashed(one), "name": None, "methods": _hashed(options), "content": own}
         return cls(
@@ -101,6 +102,22 @@ class RunConfig:
         return to_yaml(self.resolved)
 
 
+def of_one_method(config: Config, label: str) -> Config:
+    """The config of one of its methods alone: `train` is that method's, and says all.
+
+    The base stays that of all methods: what `train` was for them, and no longer is, goes to
+    `base.pretrain.train`. Configs that train alike become the same, wherever that was said.
+    """
+    options = config.methods[label]
+    train, base = merged(config.train, options.train), config.base
+    if base.pretrain is not None:
+        own = differing(config.pretraining(), train)
+        pretrain = base.pretrain.model_copy(update={"train": own})
+        base = base.model_copy(update={"pretrain": pretrain})
+    methods = {label: options.model_copy(update={"train": OwnTrain()})}
+    return config.model_copy(update={"methods": methods, "train": train, "base": base})
+
+
 def _of_method(content: Mapping[str, str], label: str) -> dict[str, str]:
     """``content`` without what is of other methods; what is of this one goes by ``method.``."""
     own = f"methods.{label}."
@@ -113,6 +130,8 @@ def _of_method(content: Mapping[str, str], label: str) -> dict[str, str]:
 
 def _hashed(value: Any) -> Any:
     """What the hash is taken of: options without the fields marked ``hashed: False``."""
+    if isinstance(value, Overrides):
+        return value.given()
     if isinstance(value, OptionsBase):
         return {
             name: _hashed(getattr(value, name))

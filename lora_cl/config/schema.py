@@ -7,10 +7,11 @@ from typing import Any
 
 from lora_cl.benchmarks import BENCHMARKS
 from lora_cl.config.model import NAME, Config
+from lora_cl.config.train import MethodTraining
 from lora_cl.data import DATASETS
 from lora_cl.methods import METHODS
 from lora_cl.models import BACKBONES
-from lora_cl.options import named_options
+from lora_cl.options import OptionsBase, named_options
 from lora_cl.plugins import IMPORT_PATH, Parts
 
 NAMED: tuple[Parts[Any], ...] = (BENCHMARKS, DATASETS, BACKBONES)
@@ -31,7 +32,7 @@ def config_schema() -> Schema:
     references: Schema = {
         name: {"$ref": any_method["discriminator"]["mapping"][name]} for name in METHODS
     }
-    references |= _others(METHODS, "method", result["$defs"])
+    references |= _others(METHODS, "method", result["$defs"], MethodTraining)
     methods["propertyNames"] = {"pattern": NAME}
     methods["additionalProperties"] = {"anyOf": [*references.values(), _imported("method")]}
     methods["properties"] = {
@@ -45,7 +46,9 @@ def config_schema() -> Schema:
     return whole
 
 
-def _others(parts: Parts[Any], key: str, definitions: Schema) -> Schema:
+def _others(
+    parts: Parts[Any], key: str, definitions: Schema, common: type[OptionsBase] = OptionsBase
+) -> Schema:
     """References to the options of other packages' parts, by name; they become definitions."""
     references = {}
     for name, part in parts.others().items():
@@ -53,7 +56,8 @@ def _others(parts: Parts[Any], key: str, definitions: Schema) -> Schema:
             continue
         title = f"{parts.group}.{name}"
         template = f"#/$defs/{title}.{{model}}"
-        found = named_options(part.Options, name, key).model_json_schema(ref_template=template)
+        options = named_options(part.Options, name, key, common)
+        found = options.model_json_schema(ref_template=template)
         definitions |= {f"{title}.{k}": v for k, v in found.pop("$defs", {}).items()}
         definitions[title] = found
         references[name] = {"$ref": f"#/$defs/{title}"}

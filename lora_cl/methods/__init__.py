@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lora_cl.methods.adalora import AdaLoRA
 from lora_cl.methods.bank import Bank, MemoryBank
 from lora_cl.methods.dora import DoRA
@@ -24,7 +22,7 @@ from lora_cl.methods.replay import Replay
 from lora_cl.methods.seq_lora import SeqLoRA
 from lora_cl.methods.shared_private import SharedPrivate
 from lora_cl.methods.si import SI
-from lora_cl.options import OptionsBase, choice
+from lora_cl.options import OptionsBase
 from lora_cl.plugins import Parts
 
 METHODS: Parts[type[Method]] = Parts(
@@ -53,8 +51,7 @@ METHODS: Parts[type[Method]] = Parts(
         "inflora": InfLoRA,
     },
     key="method",
+    taken={"train": "that is how it is trained"},
 )
 
-MethodChoice: Any = choice(METHODS, key="method")
-
-__all__ = ["METHODS", "Bank", "Fit", "MemoryBank", "Method", "MethodChoice"]
+__all__ = ["METHODS", "Bank", "Fit", "MemoryBank", "Method"]

@@ -21,6 +21,7 @@ MEASURES = (
     "forgetting",
     "backward_transfer",
     "forward_transfer",
+    "average_validation_accuracy",
     "trained_params_per_task",
     "added_params_per_task",
     "total_params",

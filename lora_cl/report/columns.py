@@ -88,6 +88,7 @@ _ALL = (
     _measure("forgetting", "forgetting ↓", -1, mean_std),
     _measure("backward_transfer", "backward transfer ↑", 1, mean_std),
     _measure("forward_transfer", "forward transfer ↑", 1, mean_std),
+    _measure("average_validation_accuracy", "average validation accuracy ↑", 1, mean_std),
     _measure("trained_params_per_task", "trained per task", -1, _mean(count)),
     _measure("added_params_per_task", "added per task", -1, _mean(count)),
     _measure("total_params", "total params", -1, _mean(count)),

@@ -26,6 +26,7 @@ COSTS = (
     "stored_bytes",
     "train_seconds",
 )
+TRAIN = "train."
 TASK_ID_MARK, REFERENCE_MARK, DIFFERS_MARK = "†", "‡", "§"
 MOST_SEEDS, MOST_DETAILS = 5, 2000
 
@@ -144,9 +145,26 @@ def notes(comparison: Comparison) -> list[str]:
     for row in different:
         told = ", ".join(f"{key}: {shown(value)}" for key, value in row.differs.items())
         lines.append(f"{one_line(row.label)}: {one_line(told)}")
+    lines += _trained_otherwise(rows)
     for row in rows:
         lines += _problems(row)
     return lines + [one_line(note) for note in comparison.notes]
+
+
+def _trained_otherwise(rows: Sequence[Row]) -> list[str]:
+    """What of `train` is not the same in all rows, where their names do not tell it."""
+    lines = []
+    for key in dict.fromkeys(key for row in rows for key in row.options if key.startswith(TRAIN)):
+        groups: dict[str, list[str]] = {}
+        for row in rows:
+            if key in row.options:
+                groups.setdefault(shown(row.options[key]), []).append(one_line(row.label))
+        *few, most = sorted(groups.items(), key=lambda group: len(group[1]))
+        name = key.removeprefix(TRAIN)
+        if any(f"{name}=" not in label for _, labels in few for label in labels):
+            told = [f"{value} for {', '.join(labels)}" for value, labels in few]
+            lines.append(f"Not trained alike: {name}: {'; '.join(told)}; {most[0]} for the others.")
+    return lines
 
 
 def details(rows: Sequence[Row]) -> list[str]:

@@ -159,6 +159,12 @@ def _with_numbers(run: Run, result: dict[str, Any]) -> Run:
         untrained = _fractions([untrained], tasks, "untrained_accuracy")[0]
     cost = _mapping(result, "cost")
     values = metrics.measures(matrix, untrained) | {name: _amount(cost, name) for name in COSTS}
+    validation = result.get("validation_matrix")
+    values["average_validation_accuracy"] = (
+        None
+        if validation is None
+        else metrics.average_accuracy(_matrix(validation, tasks, "validation_matrix"))
+    )
     return replace(
         run,
         matrix=matrix,

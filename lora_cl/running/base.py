@@ -198,8 +198,8 @@ def _key(
     decides: dict[str, Any] = {
         "input": list(input_shape),
         "model": config.model.model_dump(mode="json"),
-        "pretrain": config.base.pretrain.model_dump(mode="json"),
-        "train": config.train.model_dump(mode="json"),
+        "pretrain": config.base.pretrain.model_dump(mode="json", exclude={"train"}),
+        "train": config.pretraining().model_dump(mode="json"),
         "seed": seed,
         "threads": config.threads,
         "torch": torch.__version__,
@@ -218,8 +218,8 @@ def _pretrain_data(config: Config, data_dir: Path | None) -> Dataset:
 
 
 def _pretrain(network: Network, config: Config, seed: int, data: Dataset) -> None:
-    """Trains backbone and a head that is thrown away, with the run's own training options."""
-    pretrain, train = config.base.pretrain, config.train
+    """Trains backbone and a head that is thrown away, the same for all methods of a config."""
+    pretrain, train = config.base.pretrain, config.pretraining()
     assert pretrain is not None
     classes = pretrain.classes or list(range(data.classes))
     device = network.device
@@ -235,6 +235,8 @@ def _pretrain(network: Network, config: Config, seed: int, data: Dataset) -> Non
         train.lr,
         train.weight_decay,
         train.momentum,
+        train.head_lr,
+        together.heads.parameters(),
     )
     torch.manual_seed(seed_for(seed, "pretraining"))
     loop.fit(

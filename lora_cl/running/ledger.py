@@ -16,21 +16,25 @@ Row = list[float | None]
 class Ledger:
     """The numbers that the record will hold; part of every checkpoint.
 
-    A matrix's row ends with the last task that was measured in it.
+    A matrix's row ends with the last task that was measured in it. ``last_seen`` holds of a task
+    what it used when it was last evaluated, and how well it did; ``last_validated`` the same on
+    samples held out.
     """
 
     accuracy: list[Row] = field(default_factory=list)
     untrained: Row | None = None
     routed: list[Row] = field(default_factory=list)
     router_accuracy: list[Row] = field(default_factory=list)
+    validation: list[Row] = field(default_factory=list)
     learned_fingerprints: dict[int, str] = field(default_factory=dict)
     last_seen: dict[int, tuple[str, float]] = field(default_factory=dict)
+    last_validated: dict[int, tuple[str, float | None]] = field(default_factory=dict)
     trained_parameters: list[int] = field(default_factory=list)
     total_parameters: list[int] = field(default_factory=list)
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
 
-    MATRICES: ClassVar[tuple[str, ...]] = ("accuracy", "routed", "router_accuracy")
+    MATRICES: ClassVar[tuple[str, ...]] = ("accuracy", "routed", "router_accuracy", "validation")
 
     def parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """For a checkpoint: the matrices as tensors, the rest as JSON."""
@@ -45,6 +49,8 @@ class Ledger:
             setattr(ledger, name, _to_rows(matrices[name]))
         ledger.learned_fingerprints = {int(k): v for k, v in ledger.learned_fingerprints.items()}
         ledger.last_seen = {int(k): (v[0], v[1]) for k, v in ledger.last_seen.items()}
+        validated = ledger.last_validated.items()
+        ledger.last_validated = {int(k): (v[0], v[1]) for k, v in validated}
         return ledger
 
 

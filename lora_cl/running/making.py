@@ -70,7 +70,14 @@ def make_benchmark(
 
     kind = BENCHMARKS[config.benchmark.name]
     return kind(
-        config.benchmark, config.scenario, seed, list(found.values()), load, device, config.stream
+        config.benchmark,
+        config.scenario,
+        seed,
+        list(found.values()),
+        load,
+        device,
+        config.stream,
+        config.validation,
     )
 
 

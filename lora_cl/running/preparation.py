@@ -79,6 +79,7 @@ def check(experiment: Experiment, data_dir: Path | None) -> list[str]:
     try:
         benchmark = _outlined(config, found, outlines)
         benchmark.check_samples()
+        _check_validation(config, benchmark)
         _check_model(config, benchmark.input_shape, root)
         for label in config.methods:
             _check_method(config, label, benchmark, root)
@@ -117,8 +118,22 @@ def _outlined(
 
     cpu, seed = torch.device("cpu"), config.seeds[0]
     return kind(
-        config.benchmark, config.scenario, seed, list(own.values()), load, cpu, config.stream
+        config.benchmark,
+        config.scenario,
+        seed,
+        list(own.values()),
+        load,
+        cpu,
+        config.stream,
+        config.validation,
     )
+
+
+def _check_validation(config: Config, benchmark: Benchmark) -> None:
+    """A benchmark of another package may make its tasks without holding anything out."""
+    if config.validation and benchmark.task(0).validation is None:
+        message = f"{config.benchmark.name} holds no samples out: it makes tasks without make_task"
+        raise ConfigError(message, "validation")
 
 
 def _check_model(config: Config, input_shape: torch.Size, root: Path) -> None:

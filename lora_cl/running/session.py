@@ -13,12 +13,13 @@ from lora_cl.adapters import parameter_count
 from lora_cl.benchmarks import Benchmark, Task, permutation
 from lora_cl.config import Config
 from lora_cl.data.streaming import Inputs, joined
-from lora_cl.errors import BrokenPromiseError, DivergedError
+from lora_cl.errors import DivergedError
 from lora_cl.methods import Method
-from lora_cl.models import TaskNetwork, known_hashes, without_prefix
+from lora_cl.models import TaskNetwork, without_prefix
 from lora_cl.records.events import append_event
 from lora_cl.records.layout import MODEL
 from lora_cl.running.checkpoints import save_tensors
+from lora_cl.running.evaluating import Evaluation
 from lora_cl.running.resuming import Resuming
 from lora_cl.running.state import FitUnderWay, Place, RunState
 from lora_cl.running.timing import Clock, GiveWay, Turns
@@ -44,6 +45,7 @@ class Session:
         self.base_parameters = parameter_count(method.network.backbone)
         self.state = RunState(method)
         self.clock = Clock(self.state, method.network.device)
+        self.evaluation = Evaluation(self.state, benchmark, self.clock)
         self.turns = Turns(give_way, self.clock)
         self.resuming = Resuming(
             self.state, benchmark, folder, run, self.clock, config.checkpoint_seconds
@@ -54,7 +56,7 @@ class Session:
     def execute(self) -> None:
         """Learns and evaluates every task. Raises what stopped it; the checkpoint stays."""
         if not self.resuming.go_back():
-            self.evaluate_untrained()
+            self.evaluation.untrained()
         for index in range(self.state.place.task, self.benchmark.n_tasks):
             self.do_task(index)
         self.save_model()
@@ -112,6 +114,8 @@ class Session:
                 train.lr,
                 train.weight_decay,
                 train.momentum,
+                train.head_lr,
+                self.method.network.heads.parameters(),
             )
             under_way = state.fit = FitUnderWay(optimizer)
             state.place.fit = number
@@ -201,63 +205,10 @@ class Session:
         if finite and not bool(torch.stack(finite).all()):
             raise DivergedError(self.state.place.task, under_way.progress.step)
 
-    # Evaluating
-
-    def evaluate_untrained(self) -> None:
-        """Accuracies of the untrained network, where its heads can answer at all (b_j)."""
-        n_tasks = self.benchmark.n_tasks
-        if not any(self.method.answers(index) for index in range(1, n_tasks)):
-            return
-        with self.clock.timed("eval_seconds"):
-            self.state.ledger.untrained = [
-                self._accuracy(index) if self.method.answers(index) else None
-                for index in range(n_tasks)
-            ]
-
     def evaluate(self, latest: int) -> None:
         """One row of the accuracy matrix, and the check of what isolated methods promise."""
-        ledger, method = self.state.ledger, self.method
-        row: list[float | None] = [None] * min(latest + 2, self.benchmark.n_tasks)
-        known = known_hashes(method.network)
-        with self.clock.timed("eval_seconds"):
-            for index in range(len(row)):
-                if index not in ledger.last_seen and not method.answers(index):
-                    continue
-                seen = method.uses(index, known)
-                if index <= latest:
-                    learned = ledger.learned_fingerprints.setdefault(index, seen)
-                    if method.isolated and learned != seen:
-                        raise BrokenPromiseError(
-                            f"learning task {latest} changed what task {index} uses, though "
-                            f"the method promises not to"
-                        )
-                if ledger.last_seen.get(index, ("", 0.0))[0] != seen:
-                    ledger.last_seen[index] = (seen, self._accuracy(index))
-                row[index] = ledger.last_seen[index][1]
-            if method.router != "oracle":
-                self._evaluate_routed(latest)
-        ledger.accuracy.append(row)
-        shown = (ledger.routed[-1] if method.router != "oracle" else row)[: latest + 1]
-        append_event(self.folder, "evaluated", task=latest, accuracies=shown)
-
-    def _evaluate_routed(self, latest: int) -> None:
-        """The row again with the router in the oracle's place, and how often it was right."""
-        accuracies: list[float | None] = []
-        found: list[float | None] = []
-        for index in range(latest + 1):
-            task = self.benchmark.task(index)
-            samples = task.test()
-            first = task.first_class if self.benchmark.scenario == "class" else 0
-            tasks, outputs = self.method.route(samples.x)
-            accuracies.append(loop.share_equal(outputs, samples.y + first))
-            found.append(loop.share_equal(tasks, torch.full_like(tasks, index)))
-        self.state.ledger.routed.append(accuracies)
-        self.state.ledger.router_accuracy.append(found)
-
-    def _accuracy(self, index: int) -> float:
-        samples = self.benchmark.task(index).test()
-        with self.method.view(index) as network:
-            return loop.accuracy(network, samples.x, samples.y + network.offsets[index])
+        row = self.evaluation.after(latest)
+        append_event(self.folder, "evaluated", task=latest, accuracies=row[: latest + 1])
 
     # What stays
 

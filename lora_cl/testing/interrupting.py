@@ -60,7 +60,9 @@ def cut_and_compare(run: RunConfig, scratch: Path, monkeypatch: pytest.MonkeyPat
     for _ in range(9):
         # Checkpoints after every step, or at the ends of epochs and tasks alone.
         run.resolved["checkpoint_seconds"] = dice.choice([0.0, 1000.0])
-        interrupter.countdown = dice.randrange(1, 40) if interrupter.interrupts < 8 else 0
+        # The first two come early enough to cut off a run of few steps.
+        latest = 40 if interrupter.interrupts >= 2 else 12
+        interrupter.countdown = dice.randrange(1, latest) if interrupter.interrupts < 8 else 0
         try:
             ended = run_one(run, cut)
         except KeyboardInterrupt:

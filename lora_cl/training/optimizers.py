@@ -7,6 +7,7 @@ experiment trains. These do the same arithmetic, bit for bit, on the same kernel
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -129,12 +130,33 @@ class SGD(Optimizer):
 
 
 def make_optimizer(
-    name: str, groups: list[dict[str, Any]], lr: float, weight_decay: float, momentum: float
+    name: str,
+    groups: list[dict[str, Any]],
+    lr: float,
+    weight_decay: float,
+    momentum: float,
+    head_lr: float | None = None,
+    heads: Iterable[nn.Parameter] = (),
 ) -> Optimizer:
-    """``name`` is adam, adamw or sgd; a group's `lr_scale` multiplies its rate."""
-    groups = [
-        {"params": list(group["params"]), "lr": lr * group.get("lr_scale", 1.0)} for group in groups
-    ]
+    """``name`` is adam, adamw or sgd; a group's `lr_scale` multiplies its rate.
+
+    Those of ``heads`` have ``head_lr`` in the place of ``lr``, where it is given.
+    """
+    groups = _of_one_rate(groups, lr, head_lr, {id(p) for p in heads})
     if name == "sgd":
         return SGD(groups, weight_decay, momentum)
     return Adam(groups, weight_decay, decoupled=name == "adamw")
+
+
+def _of_one_rate(
+    groups: list[dict[str, Any]], lr: float, head_lr: float | None, heads: set[int]
+) -> list[dict[str, Any]]:
+    """Every group with its `lr`; ``heads``, by id, in groups of their own where theirs differs."""
+    found = []
+    for group in groups:
+        scale, params = group.get("lr_scale", 1.0), list(group["params"])
+        if head_lr is not None and (own := [p for p in params if id(p) in heads]):
+            params = [p for p in params if id(p) not in heads]
+            found.append({"params": own, "lr": head_lr * scale})
+        found.append({"params": params, "lr": lr * scale})
+    return found

@@ -41,6 +41,8 @@ CHANGES = [
     "train.batch_size=64",
     "train.optimizer=adamw",
     "train.lr=0.01",
+    "train.head_lr=0.001",
+    "methods.lora.train={lr: 0.02}",
     "train.weight_decay=0.1",
     "train.schedule=cosine",
     "train.clip_norm=1.0",
@@ -51,6 +53,7 @@ CHANGES = [
     "seeds=[1]",
     "threads=2",
     "cache=false",
+    "validation=0.1",
 ]
 
 
@@ -61,7 +64,7 @@ def runs(text: str = GOOD, *overrides: str, source: str = "c.yaml") -> list[RunC
 def test_every_key_that_decides_the_result_is_in_the_hash() -> None:
     hashes = {change: runs(GOOD, change)[0].run_hash for change in CHANGES}
     hashes["nothing"] = runs()[0].run_hash
-    assert len(set(hashes.values())) == len(CHANGES) + 1 == 27
+    assert len(set(hashes.values())) == len(CHANGES) + 1 == 30
     changed = {change.partition("=")[0].partition(".")[0] for change in CHANGES}
     assert changed | unhashed(Config) | {"name"} == set(Config.model_fields)
 

@@ -156,6 +156,7 @@ def test_they_are_listed_and_in_the_schema(place: Path) -> None:
         )
     schema = json.loads(lora_cl(place, "schema").stdout)
     assert "strength" in schema["$defs"]["lora_cl.methods.l2"]["properties"]
+    assert "train" in schema["$defs"]["lora_cl.methods.l2"]["properties"]
     assert "width" in schema["$defs"]["lora_cl.datasets.stripes"]["properties"]
     assert "l2" in schema["properties"]["methods"]["properties"]
 

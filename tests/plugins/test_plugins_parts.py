@@ -41,6 +41,11 @@ BROKEN: dict[str, tuple[Parts, str, str]] = {
         METHOD + "    class Options(SharedBackbone.Options):\n        method: int = 1",
         "an option cannot be called method: that names the part",
     ),
+    "how it is trained": (
+        METHODS,
+        METHOD + "    class Options(SharedBackbone.Options):\n        train: int = 1",
+        "an option cannot be called train: that is how it is trained",
+    ),
     "no schema": (
         METHODS,
         f"from collections.abc import Callable\n{METHOD}"
@@ -110,6 +115,13 @@ def test_hints_reach_into_the_options_of_other_packages(write: Write) -> None:
     assert str(caught.value).startswith(
         "-o methods.mine.adapter.rnk: unknown key (did you mean 'rank'?); allowed: rank, alpha"
     )
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, "c.yaml", ["methods.mine.train={lrr: 3}"])
+    assert str(caught.value).startswith(
+        "-o methods.mine.train.lrr: unknown key (did you mean 'lr'?); allowed: batch_size"
+    )
+    (run,) = parse_config(text, "c.yaml", ["methods.mine.train={lr: 3}"]).runs({})
+    assert run.resolved["train"]["lr"] == 3.0
     with pytest.raises(ConfigError) as caught:
         parse_config(text.replace("mine:", "'hinted:Mine':"), "c.yaml")
     assert str(caught.value) == (

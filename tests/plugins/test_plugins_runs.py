@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from plugin_cases import CONFIG, Write
 
 from lora_cl.config import parse_config
+from lora_cl.errors import ConfigError
+from lora_cl.records.results import read_result
 from lora_cl.running.preparation import prepare
 from lora_cl.running.runner import Where, run_one
 
@@ -81,3 +84,23 @@ def test_a_benchmark_may_draw_on_no_data_set(write: Write, tmp_path: Path) -> No
     (run,) = prepare(parse_config(text, "c.yaml"), None, print)
     assert len(run.content["benchmark.code"]) == 64
     assert run_one(run, Where(tmp_path / "r")).status == "done"
+
+
+def test_a_benchmark_of_one_s_own_holds_out_by_make_task(write: Write, tmp_path: Path) -> None:
+    text = "name: p\nbenchmark: held_out:Mine\nvalidation: 0.25\nmethods: {full: }\n"
+    write({"held_out.py": BENCHMARK})
+    (run,) = prepare(parse_config(text, "c.yaml"), None, print)
+    assert run_one(run, Where(tmp_path / "r")).status == "done"
+    result = read_result(tmp_path / "r" / run.folder)
+    assert result is not None
+    assert result["validation_matrix"][1][0] is not None
+    by_hand = BENCHMARK.replace(
+        "self.make_task(index, str(index), samples, samples)",
+        "Task(index, str(index), 2, 2 * index, samples, samples)",
+    )
+    write({"held_out.py": by_hand.replace("Samples\n", "Samples, Task\n")})
+    with pytest.raises(ConfigError) as caught:
+        prepare(parse_config(text, "c.yaml"), None, print)
+    assert str(caught.value) == (
+        "c.yaml:3: validation: held_out:Mine holds no samples out: it makes tasks without make_task"
+    )

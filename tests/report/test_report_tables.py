@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from report_cases import FULL, JOINT, LORA, record, result, write
+from report_cases import FULL, JOINT, LORA, configured, record, result, write
 
 from lora_cl.errors import ResultsError
 from lora_cl.report import COLUMNS, aggregate, compare_table, render
@@ -83,6 +83,47 @@ def test_json_is_what_the_design_says(records):
     assert [(p["seed"], p["status"]) for p in ewc["problems"]] == [(1, "failed")]
 
 
+def test_validation_is_averaged_beside_the_test_set_and_shown_when_asked_for():
+    """(.6 + .4) / 2 = .5 and (.7 + .5) / 2 = .6: mean .55, deviation .1 / sqrt(2)."""
+    records = [
+        record("a", 0, LORA, validation_matrix=[[0.8, None], [0.6, 0.4]]),
+        record("a", 1, LORA, validation_matrix=[[0.8, None], [0.7, 0.5]]),
+        record("joint", 0, JOINT, validation_matrix=[[None, None], [0.5, None]]),
+        record("without", 0, LORA, validation_matrix=None),
+        record("older", 0, LORA),
+    ]
+    name = "average_validation_accuracy"
+    found = {row["label"]: row[name] for row in json.loads(render_records(records, "json"))}
+    assert found["a"]["mean"] == pytest.approx(0.55, abs=1e-12)
+    assert found["a"]["std"] == pytest.approx(0.1 / 2**0.5, abs=1e-12)
+    assert found["a"]["n"] == 2
+    nothing = {"mean": None, "std": None, "ci95": None, "n": 0}
+    assert found["joint"] == found["without"] == found["older"] == nothing
+    header = COLUMNS[name].header
+    asked = markdown_rows(render_records(records, "markdown", columns=[COLUMNS[name]]))
+    assert asked["a"][header] == "55.00 ± 7.07"
+    assert asked["without"][header] == "-"
+    assert header not in markdown_rows(render_records(records, "markdown"))["a"]
+
+
+def test_what_was_not_trained_alike_is_told_below_the_table():
+    own = {"epochs": 3, "lr": 0.1}
+    records = [configured(label, 0) for label in ("full", "ewc")]
+    assert not lines_with(render_records(records, "table"), "trained alike")
+    records += [configured("lora", 0, train=own), configured("dora", 0, train=own | {"lr": 0.01})]
+    for format_ in ("table", "markdown"):
+        lines = lines_with(render_records(records, format_), "Not trained alike")
+        assert [line[line.index("Not") :] for line in lines] == [
+            "Not trained alike: epochs: 1 for full, ewc; 3 for the others.",
+            "Not trained alike: lr: 0.01 for dora; 0.1 for the others.",
+        ]
+    # Where the names of rows tell it, nothing is said twice.
+    records = [configured("lora", 0), configured("lora", 0, train={"epochs": 1, "lr": 0.01})]
+    text = render_records(records, "table")
+    assert "lora [lr=0.01]" in text
+    assert "trained alike" not in text
+
+
 def test_csv_holds_raw_numbers(records):
     full, lora, joint, ewc = csv.DictReader(io.StringIO(render_records(records, "csv")))
     assert float(full["average_accuracy_mean"]) == 0.6
@@ -139,7 +180,12 @@ def test_ties_are_both_best_and_only_accuracies_have_a_best():
     for header, cells in shown.items():
         assert [rows[x][header] for x in "abcd"] == cells
     starred = {name for name, column in COLUMNS.items() if column.starred}
-    assert starred == {"average_accuracy", "average_incremental_accuracy", "learning_accuracy"}
+    assert starred == {
+        "average_accuracy",
+        "average_incremental_accuracy",
+        "learning_accuracy",
+        "average_validation_accuracy",
+    }
 
 
 def test_one_row_alone_is_not_the_best_of_anything():

@@ -17,6 +17,12 @@ from lora_cl.testing.runs import one_run, outcome
         ("full: {}", "class", ["train.optimizer=sgd", "train.momentum=0.9"]),
         ("full: {}", "task", ["train.optimizer_state=keep", "train.schedule=cosine"]),
         ("lora: {}", "task", ["train.optimizer_state=keep", "train.optimizer=adamw"]),
+        ("full: {}", "class", ["train.optimizer_state=keep", "train.head_lr=0.1"]),
+        ("shared_private: {train: {head_lr: 0.1, schedule: cosine}}", "task", []),
+        ("full: {}", "domain", ["validation=0.25", "train.schedule=linear"]),
+        ("lora: {}", "task", ["validation=0.25"]),
+        ("lora: {router: prototype}", "class", ["validation=0.25"]),
+        ("packnet: {train: {iterations: 5, lr: 0.02}}", "task", ["train.head_lr=0.002"]),
         ("full: {}", "task", ["model.dropout=0.5", "train.clip_norm=0.1"]),
         ("lora: {}", "task", ["model.dropout=0.5", "cache=false"]),
         (

@@ -62,6 +62,26 @@ def test_a_group_scales_the_rate():
     assert fast.item() == pytest.approx(-1.0)
 
 
+def test_heads_have_a_rate_of_their_own_where_there_is_one():
+    """By identity, in every group; a group's scale holds for its heads, too. With gradient 1 a
+    step of sgd is the rate."""
+
+    def moved(head_lr):
+        trunk, head, slow, slow_head = (nn.Parameter(torch.zeros(1)) for _ in range(4))
+        groups = [{"params": [trunk, head]}, {"params": [slow, slow_head], "lr_scale": 0.5}]
+        heads = iter([head, slow_head, nn.Parameter(torch.zeros(1))])
+        optimizer = make_optimizer("sgd", groups, 0.25, 0.0, 0.0, head_lr, heads)
+        parameters = [trunk, head, slow, slow_head]
+        assert {id(p) for p in optimizer.parameters} == {id(p) for p in parameters}
+        for parameter in parameters:
+            parameter.grad = torch.ones(1)
+        optimizer.step()
+        return len(optimizer.groups), [-p.item() for p in parameters]
+
+    assert moved(None) == (2, [0.25, 0.25, 0.125, 0.125])
+    assert moved(1.0) == (4, [0.25, 1.0, 0.125, 0.5])
+
+
 def test_training_imports_no_compiler():
     code = (
         "import sys, tempfile, lora_cl\n"
