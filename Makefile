@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/lora-cl
 
-.PHONY: run mnist test lint bench soak slow published clean
+.PHONY: run mnist wordnet test lint bench soak slow published clean
 
 run: .venv/installed
 	$(RUN) run configs/split_digits.yaml
@@ -12,6 +12,11 @@ run: .venv/installed
 mnist: .venv/installed
 	$(RUN) run configs/split_mnist.yaml configs/permuted_mnist.yaml
 	$(RUN) compare results/runs/split-mnist results/runs/permuted-mnist
+
+wordnet: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[text]'
+	$(RUN) run configs/wordnet.yaml -o seeds=1 -o methods='[frozen, lora, full]'
+	$(RUN) compare results/runs/wordnet
 
 test: .venv/installed
 	$(BIN)/python -m pytest -q -n auto --dist worksteal

@@ -224,7 +224,7 @@ def test_bombs_are_refused_at_once(tmp_path: Path) -> None:
         start = time.process_time()
         with pytest.raises(ConfigError) as caught:
             load_config(path)
-        assert time.process_time() - start < 1.0, name
+        assert time.process_time() - start < 3.0, name
         assert len(str(caught.value)) < 10_000
     assert len(bombs) == 11
 
