@@ -24,6 +24,8 @@ MEASURES = (
     "average_validation_accuracy",
     "trained_params_per_task",
     "added_params_per_task",
+    "trained_share",
+    "added_share",
     "total_params",
     "stored_bytes",
     "train_seconds",

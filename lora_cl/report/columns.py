@@ -77,6 +77,10 @@ def _mean(form: Callable[[float], str]) -> Callable[[Summary], str]:
     return lambda summary: form(summary.mean or 0.0)
 
 
+def _share(fraction: float) -> str:
+    return f"{percent(fraction)} %"
+
+
 def _fact(name: str) -> Column:
     return Column(name, name, lambda row: shown(getattr(row, name)), lambda row: getattr(row, name))
 
@@ -91,6 +95,8 @@ _ALL = (
     _measure("average_validation_accuracy", "average validation accuracy ↑", 1, mean_std),
     _measure("trained_params_per_task", "trained per task", -1, _mean(count)),
     _measure("added_params_per_task", "added per task", -1, _mean(count)),
+    _measure("trained_share", "trained per task, of the base", -1, _mean(_share)),
+    _measure("added_share", "added per task, of the base", -1, _mean(_share)),
     _measure("total_params", "total params", -1, _mean(count)),
     _measure("stored_bytes", "stored", -1, _mean(size)),
     _measure("train_seconds", "training time", -1, _mean(duration)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,7 @@ def _with_numbers(run: Run, result: dict[str, Any]) -> Run:
         untrained = _fractions([untrained], tasks, "untrained_accuracy")[0]
     cost = _mapping(result, "cost")
     values = metrics.measures(matrix, untrained) | {name: _amount(cost, name) for name in COSTS}
+    values |= _shares(values, _amount(cost, "base_params") if "base_params" in cost else None)
     validation = result.get("validation_matrix")
     values["average_validation_accuracy"] = (
         None
@@ -249,3 +251,13 @@ def _reason(result: dict[str, Any]) -> str | None:
         f"{name} {error[name]}" for name in ("task", "step") if isinstance(error.get(name), int)
     )
     return text if not place or place in text else f"{text} ({place})"
+
+
+def _shares(values: Mapping[str, float | None], base: float | None) -> dict[str, float | None]:
+    """Parameters trained and added per task in units of those of the base, as adapters' papers
+    count them. Records of earlier versions do not say how large the base was."""
+    found: dict[str, float | None] = {}
+    for what in ("trained", "added"):
+        number = values[f"{what}_params_per_task"]
+        found[f"{what}_share"] = number / base if base and number is not None else None
+    return found

@@ -107,6 +107,7 @@ def cost(session: Session) -> dict[str, float | int | None]:
     return {
         "trained_params_per_task": sum(trained) / len(trained) if trained else None,
         "added_params_per_task": added,
+        "base_params": session.base_parameters,
         "total_params": totals[-1] if totals else None,
         "stored_bytes": method.stored_bytes() if totals else None,
         "train_seconds": ledger.train_seconds,

@@ -22,6 +22,7 @@ def result(
     cost = {
         "trained_params_per_task": 1234567.0,
         "added_params_per_task": 500,
+        "base_params": 2000000,
         "total_params": 2345678,
         "stored_bytes": 4096000,
         "train_seconds": 75.0,

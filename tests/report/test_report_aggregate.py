@@ -30,10 +30,21 @@ def test_seeds_of_a_label_become_one_row():
     assert forgetting.std == pytest.approx(0.4 / 2**0.5, abs=1e-12)
     assert forgetting.n == 2
     assert row.measures["stored_bytes"].mean == 4096000
+    # 1,234,567 and 500 of 2,000,000.
+    assert row.measures["trained_share"].mean == pytest.approx(0.6172835)
+    assert row.measures["added_share"].mean == pytest.approx(0.00025)
     assert row.accuracy_matrix_mean == [
         [pytest.approx(0.8), None],
         [pytest.approx(0.6), pytest.approx(0.6)],
     ]
+
+
+def test_a_record_that_does_not_know_its_base_has_no_shares():
+    old = record("full", 0, FULL)
+    del old.result["cost"]["base_params"]
+    row = only_row([old])
+    assert row.measures["added_share"].mean is None
+    assert row.measures["added_params_per_task"].mean == 500
 
 
 def test_joint_is_a_reference_with_nulls():
