@@ -25,7 +25,10 @@ from lora_cl.models.network import (
 )
 from lora_cl.models.norms import calibrate_norms, keep_statistics
 from lora_cl.models.prefix import without_prefix
+from lora_cl.models.same import SameConv2d
 from lora_cl.models.text import Transformers
+from lora_cl.models.timm import Timm
+from lora_cl.models.torchvision import Torchvision
 from lora_cl.options import OptionsBase, choice
 from lora_cl.plugins import Parts
 
@@ -34,7 +37,13 @@ BACKBONES: Parts[type[Backbone]] = Parts(
     "lora_cl.models",
     Backbone,
     OptionsBase,
-    {"mlp": Mlp, "cnn": Cnn, "transformers": Transformers},
+    {
+        "mlp": Mlp,
+        "cnn": Cnn,
+        "torchvision": Torchvision,
+        "timm": Timm,
+        "transformers": Transformers,
+    },
 )
 
 BackboneChoice: Any = choice(BACKBONES)
@@ -78,6 +87,7 @@ __all__ = [
     "Mlp",
     "MlpOptions",
     "Network",
+    "SameConv2d",
     "TaskNetwork",
     "build_network",
     "calibrate_norms",
