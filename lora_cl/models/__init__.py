@@ -11,6 +11,7 @@ from torch import nn
 from lora_cl.data import Dataset, data_root
 from lora_cl.models.backbone import Backbone
 from lora_cl.models.cnn import Cnn
+from lora_cl.models.lite0 import EfficientNetLite0
 from lora_cl.models.mlp import Mlp, MlpOptions
 from lora_cl.models.network import (
     Network,
@@ -29,6 +30,7 @@ from lora_cl.models.same import SameConv2d
 from lora_cl.models.text import Transformers
 from lora_cl.models.timm import Timm
 from lora_cl.models.torchvision import Torchvision
+from lora_cl.models.vit import Vit
 from lora_cl.options import OptionsBase, choice
 from lora_cl.plugins import Parts
 
@@ -40,8 +42,10 @@ BACKBONES: Parts[type[Backbone]] = Parts(
     {
         "mlp": Mlp,
         "cnn": Cnn,
+        "vit": Vit,
         "torchvision": Torchvision,
         "timm": Timm,
+        "efficientnet-lite0": EfficientNetLite0,
         "transformers": Transformers,
     },
 )
