@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from lora_cl.adapters import left_out
 from lora_cl.benchmarks import BENCHMARKS, Benchmark
 from lora_cl.config import Config, Experiment, RunConfig
 from lora_cl.data import Dataset, Source, data_root, pixels
@@ -42,8 +43,9 @@ def prepare(
         with _blaming(experiment, key):
             source.fetch(root, say)
             content[key] = source.load(root).checksum
-    if weights := BACKBONES[experiment.config.model.name].pretrained(experiment.config.model):
-        with _blaming(experiment, "model"):
+    with _blaming(experiment, "model"):
+        model = experiment.config.model
+        if weights := BACKBONES[model.name].pretrained(model):
             weights.fetch(root, say)
             content["model.weights"] = weights.checksum(root)
     check(experiment, data_dir)
@@ -56,7 +58,8 @@ def check(experiment: Experiment, data_dir: Path | None) -> list[str]:
     """Builds benchmark, network and methods as a run would, and trains nothing.
 
     Every data set is loaded, and every task's labels are looked at. What was not looked at, such
-    as a data set that is not here yet, is returned in words. Raises ConfigError or DataError, with
+    as a data set that is not here yet, is returned in words, and so are the layers that adapters
+    leave out. Raises ConfigError or DataError, with
     file, line and key.
     """
     config = experiment.config
@@ -68,7 +71,8 @@ def check(experiment: Experiment, data_dir: Path | None) -> list[str]:
         with _blaming(experiment, key):
             outlines[key], note = source.outline(root)
         unseen += [note] if note and note not in unseen else []
-    weights = BACKBONES[config.model.name].pretrained(config.model)
+    with _blaming(experiment, "model"):
+        weights = BACKBONES[config.model.name].pretrained(config.model)
     if weights is not None and weights.where(root) is None:
         return [*unseen, "the model's weights are not here yet: checked without them"]
     for key, data in outlines.items():
@@ -79,7 +83,8 @@ def check(experiment: Experiment, data_dir: Path | None) -> list[str]:
         benchmark.check_samples()
         _check_model(config, benchmark.input_shape, root)
         for label in config.methods:
-            _check_method(config, label, benchmark, root)
+            note = _check_method(config, label, benchmark, root)
+            unseen += [note] if note and note not in unseen else []
         if config.base.pretrain is not None:
             data = outlines["base.pretrain.dataset"]
             _check_pretraining(config, benchmark.input_shape, data, root)
@@ -122,7 +127,8 @@ def _check_model(config: Config, input_shape: torch.Size, root: Path) -> None:
         load_weights(network, Path(config.base.weights))
 
 
-def _check_method(config: Config, label: str, benchmark: Benchmark, root: Path) -> None:
+def _check_method(config: Config, label: str, benchmark: Benchmark, root: Path) -> str:
+    """Sets the method up; what of the network its adapters leave out, in words, or nothing."""
     options = config.methods[label]
     method = METHODS[options.method](options)
     try:
@@ -134,6 +140,8 @@ def _check_method(config: Config, label: str, benchmark: Benchmark, root: Path) 
     except LoraClError as error:
         key = error.key if isinstance(error, ConfigError) else None
         raise ConfigError(str(error), key or f"methods.{label}") from None
+    targets = getattr(getattr(options, "adapter", None) or options, "targets", [])
+    return left_out(network.backbone, targets)
 
 
 class _Budget(TorchFunctionMode):
