@@ -110,7 +110,7 @@ class Vit(nn.Sequential, Backbone):
     """(N, C, H, W) -> (N, width). Dosovitskiy et al. 2020, arXiv 2010.11929, without dropout."""
 
     Options: ClassVar[type[OptionsBase]] = VitOptions
-    summary: ClassVar[str] = "a small vision transformer, attention first of all"
+    summary: ClassVar[str] = "a small vision transformer: patches, then pre-norm blocks"
 
     def __init__(self, options: VitOptions, input_shape: torch.Size) -> None:
         o = options
