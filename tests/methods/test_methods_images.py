@@ -8,7 +8,7 @@ import pytest
 
 from lora_cl.errors import ConfigError
 from lora_cl.records.results import read_result
-from lora_cl.testing.runs import run_done, runs_of
+from lora_cl.testing.runs import outcome, run_done, runs_of
 
 TEXT = """
 name: images
@@ -46,6 +46,13 @@ def test_every_method_learns_two_tasks(tmp_path: Path, method: str, model: str) 
     result = read_result(folder)
     assert result is not None
     assert all(entry is not None for entry in result["accuracy_matrix"][-1])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_same_bytes_again(tmp_path: Path, model: str) -> None:
+    text = TEXT.format(model=MODELS[model], method=METHODS["lora"])
+    first, second = (outcome(run_done(text, tmp_path / name)) for name in ("first", "second"))
+    assert first == second
 
 
 def test_four_bits_hold_linear_layers_only(tmp_path: Path) -> None:
