@@ -54,7 +54,8 @@ def test_every_part_is_registered_and_every_method_has_a_config_and_a_section():
     assert len(METHODS) >= 4
     assert set(BENCHMARKS) == {"split", "permuted", "rotated", "sequence"}
     assert "synthetic" in DATASETS
-    assert "mlp" in BACKBONES
+    rows = re.findall(r"^\| `([\w-]+)` \|", (ROOT / "docs/models.md").read_text("utf-8"), re.M)
+    assert [name for name in rows if name in BACKBONES] == list(BACKBONES)
 
 
 def test_makefile_targets_named_in_the_documents_exist():

@@ -9,7 +9,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from lora_cl.adapters.adalora import SVDLoRA
-from lora_cl.adapters.layer import AdaptedLayer, Adapter
+from lora_cl.adapters.layer import AdaptedLayer, Adapter, adaptable
 from lora_cl.adapters.nf4 import NF4Linear, parameter_count
 from lora_cl.errors import MethodError
 from lora_cl.text import did_you_mean
@@ -26,7 +26,7 @@ def wrap(backbone: nn.Module, names: Iterable[str], quantize: bool = False) -> N
     bases: dict[nn.Module, str] = {}
     for name in names:
         layer = modules.get(name)
-        if not name or not isinstance(layer, (nn.Linear, nn.Conv2d)):
+        if not name or layer is None or not adaptable(layer):
             what = "not there" if layer is None else f"a {type(layer).__name__}"
             raise MethodError(
                 f"layer {name!r} is {what}; what can be adapted is a Linear or Conv2d inside the "

@@ -32,6 +32,20 @@ class Adapter(nn.Module):
         raise NotImplementedError
 
 
+def adaptable(layer: nn.Module) -> bool:
+    """Whether an adapter fits: a Linear or Conv2d, or a kind of them that computes as they do."""
+    return type(layer).forward in (nn.Linear.forward, nn.Conv2d.forward)
+
+
+def depthwise(layer: nn.Module) -> bool:
+    """Whether ``layer``, adapted or not, is a convolution of every channel for itself.
+
+    An adapter there, whose rank is a multiple of the groups, is larger than the layer.
+    """
+    base = layer.base if isinstance(layer, AdaptedLayer) else layer
+    return isinstance(base, nn.Conv2d) and base.groups == base.in_channels > 1
+
+
 class AdaptedLayer(nn.Module):
     """A frozen base layer (Linear, Conv2d or NF4Linear) and the adapters it is used with.
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lora_cl.adapters.layer import Adapter, Factor
+from lora_cl.adapters.layer import Adapter, Factor, depthwise
 from lora_cl.errors import MethodError
 
 Init = Literal["kaiming", "gaussian"]
@@ -123,9 +123,10 @@ def factor_shapes(base: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[in
     if not isinstance(base, nn.Conv2d):
         return (rank, *d_in), (d_out, rank)
     if rank % base.groups:
+        larger = ", where an adapter is larger than the layer" if depthwise(base) else ""
         raise MethodError(
             f"rank: {rank} does not divide among the {base.groups} groups of the convolution; "
-            f"use a multiple of {base.groups}"
+            f"use a multiple of {base.groups}{larger}, or leave it out of targets"
         )
     return (rank, *d_in), (d_out, rank // base.groups, 1, 1)
 

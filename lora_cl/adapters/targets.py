@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from lora_cl.adapters.layer import AdaptedLayer
+from lora_cl.adapters.layer import AdaptedLayer, adaptable, depthwise
 from lora_cl.errors import MethodError
 from lora_cl.text import did_you_mean
 
@@ -22,23 +22,25 @@ def match_targets(backbone: nn.Module, targets: str | list[str]) -> list[str]:
 
     ``targets`` is one of
 
-    - ``all-linear``: every Linear and Conv2d;
+    - ``all-linear``: every Linear and Conv2d but the depthwise ones, where an adapter would be
+      larger than the layer (``left_out`` names them);
     - ``attention``: the Linear layers named like q, k and v, and their output projection;
-    - ``last-k``, such as ``last-2``: the last k of all Linear and Conv2d layers;
+    - ``last-k``, such as ``last-2``: the last k of the layers of ``all-linear``;
     - a list of layer names or globs (``*`` also matches dots); each must match something.
 
     MethodError if nothing matches, and if what matches lies in an nn.MultiheadAttention: that
     module reads the weights of its parts directly, so that an adapter there would do nothing.
     """
     layers = adaptable_layers(backbone)
+    full = {name: layer for name, layer in layers.items() if not depthwise(layer)}
     if isinstance(targets, list):
         names = _match_globs(backbone, layers, targets)
     elif targets == "all-linear":
-        names = list(layers)
+        names = list(full)
     elif targets == "attention":
         names = _attention(backbone, layers)
     elif match := re.fullmatch(r"last-([1-9]\d*)", targets):
-        names = _last(layers, int(match[1]), targets)
+        names = _last(full, int(match[1]), targets)
     else:
         known = ["all-linear", "attention", "last-1", "last-2", "last-3"]
         raise MethodError(
@@ -51,6 +53,17 @@ def match_targets(backbone: nn.Module, targets: str | list[str]) -> list[str]:
     return names
 
 
+def left_out(backbone: nn.Module, targets: str | list[str]) -> str:
+    """What ``targets`` leaves out of the layers that its name promises, in words; or nothing."""
+    count = sum(depthwise(layer) for layer in adaptable_layers(backbone).values())
+    if targets != "all-linear" or not count:
+        return ""
+    return (
+        f"all-linear leaves out {count} depthwise convolution{'s' * (count > 1)}: "
+        "an adapter there is larger than the layer"
+    )
+
+
 def adaptable_layers(backbone: nn.Module) -> dict[str, nn.Module]:
     """Name to layer, for every Linear and Conv2d; a layer already adapted counts under its name."""
     modules = dict(backbone.named_modules())
@@ -58,8 +71,7 @@ def adaptable_layers(backbone: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in modules.items()
-        if name in adapted
-        or (isinstance(module, (nn.Linear, nn.Conv2d)) and _parent(name) not in adapted)
+        if name in adapted or (adaptable(module) and _parent(name) not in adapted)
     }
 
 

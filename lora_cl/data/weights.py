@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import torch
+from torch import Tensor
+
 from lora_cl.data.fetching import File, Say, fetch_files, wrong
 from lora_cl.data.links import Link, file_sum, hub_folder
 from lora_cl.data.scratch import scratch_folder
 from lora_cl.data.source import say_nothing
 from lora_cl.errors import DataError
 from lora_cl.options import user_path
+from lora_cl.text import one_line
 
 _sums: dict[tuple[Path, int, int], str] = {}
 
@@ -66,12 +70,15 @@ class Published:
         for file in self.files:
             if problem := wrong(folder / file.name, file.size):
                 return f"{file.name} {problem}"
-            if (found := sha256(folder / file.name)) != file.sum:
+            if not (found := sha256(folder / file.name)).startswith(file.sum):
                 return f"{file.name} has sha256 {found}, expected {file.sum}"
         return ""
 
     def checksum(self, root: Path) -> str:
-        return listing_checksum({file.name: file.sum for file in self.files})
+        if all(len(file.sum) == 64 for file in self.files):
+            return listing_checksum({file.name: file.sum for file in self.files})
+        folder = self.fetch(root)
+        return listing_checksum({file.name: sha256(folder / file.name) for file in self.files})
 
 
 KINDS = (".json", ".txt", ".model", ".safetensors")
@@ -106,6 +113,25 @@ class OwnFolder:
 
 
 @dataclass(frozen=True)
+class OwnFile:
+    """A safetensors file of your own, in whatever folder."""
+
+    path: str
+
+    def where(self, root: Path) -> Path:
+        return user_path(self.path).parent
+
+    def fetch(self, root: Path, say: Say = say_nothing) -> Path:
+        if problem := wrong(user_path(self.path), None):
+            raise DataError(f"{self.path}: {problem}")
+        return self.where(root)
+
+    def checksum(self, root: Path) -> str:
+        self.fetch(root)
+        return f"sha256:{sha256(user_path(self.path))}"
+
+
+@dataclass(frozen=True)
 class HubFolder:
     """A model of the Hugging Face hub, kept in ``root / "models"`` once it is fetched."""
 
@@ -131,6 +157,42 @@ class HubFolder:
 
     def checksum(self, root: Path) -> str:
         return OwnFolder(str(self.fetch(root))).checksum(root)
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name; DataError if it cannot be read."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.is_dir():
+            raise ValueError("is a directory; a .safetensors file is needed")
+        if path.exists() and not path.is_file():
+            raise ValueError("is no regular file")
+        return load_file(path)
+    except FileNotFoundError:
+        problem = "no such file"
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror or one_line(error)}"
+    except SafetensorError as error:
+        problem = f"is not a safetensors file ({one_line(error)})"
+    except ValueError as error:
+        problem = str(error)
+    raise DataError(f"{path}: {problem}")
+
+
+def read_verified_pickle(path: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict that torch.save wrote, by name; DataError if there are none.
+
+    Only for published files whose checksum was verified; and even so nothing of it is run.
+    """
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # What the many ways to be no such file raise.
+        raise DataError(f"{path}: cannot be read: {one_line(error)}") from None
+    if not isinstance(found, Mapping) or not all(isinstance(t, Tensor) for t in found.values()):
+        raise DataError(f"{path}: holds no tensors by name")
+    return {str(name): tensor for name, tensor in found.items()}
 
 
 def sha256(path: Path) -> str:

@@ -56,6 +56,8 @@ class AdapterPerTask(Method):
         backbone = self.network.backbone
         self.target_names = match_targets(backbone, self.options.targets)
         wrap(backbone, self.target_names, quantize=self.quantized_base)
+        self._add_adapter(0)  # A layer that no adapter fits is told before anything starts.
+        remove_adapter(backbone, self.head_name(0))
         trainable_only(self.network, [])
 
     def begin(self, task: Task) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lora_cl.adapters.lora import LoRA
 from lora_cl.data.streaming import Inputs, parts
@@ -212,11 +213,12 @@ def _sample_gradient_squares(
     if not x.is_floating_point():  # vmap cannot follow a length that depends on the text.
         gradients, rows = _one_by_one(grad(score)), 1
     total = {name: torch.zeros_like(value) for name, value in values.items()}
-    for labels, roots in draws:
-        parts = (torch.split(whole, rows) for whole in (x, labels, roots))
-        for part in zip(*parts, strict=True):
-            for name, gradient in gradients(values, *part).items():
-                total[name] += gradient.square().sum(0)
+    with sdpa_kernel(SDPBackend.MATH):  # The one kind of attention that vmap knows.
+        for labels, roots in draws:
+            parts = (torch.split(whole, rows) for whole in (x, labels, roots))
+            for part in zip(*parts, strict=True):
+                for name, gradient in gradients(values, *part).items():
+                    total[name] += gradient.square().sum(0)
     return total
 
 

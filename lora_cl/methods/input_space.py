@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from lora_cl.adapters import AdaptedLayer, adapted_layers
 from lora_cl.data.streaming import Inputs, parts
+from lora_cl.models import SameConv2d
 
 Energy = Literal["code", "paper"]
 
@@ -76,8 +77,11 @@ def _rows(base: nn.Module, x: Tensor) -> Tensor:
     """The inputs that the weight's rows are multiplied with, (n, d)."""
     if not isinstance(base, nn.Conv2d):
         return x.reshape(-1, x.shape[-1])
-    mode = "constant" if base.padding_mode == "zeros" else base.padding_mode
-    padded = F.pad(x, base._reversed_padding_repeated_twice, mode=mode)
+    if isinstance(base, SameConv2d):
+        padded = base.padded(x)
+    else:
+        mode = "constant" if base.padding_mode == "zeros" else base.padding_mode
+        padded = F.pad(x, base._reversed_padding_repeated_twice, mode=mode)
     size, dilation, stride = base.kernel_size, base.dilation, base.stride
     patches = F.unfold(padded, cast(int, size), cast(int, dilation), 0, cast(int, stride))
     return patches.transpose(1, 2).reshape(-1, patches.shape[1])

@@ -14,6 +14,7 @@ from lora_cl.adapters import (
     adapter_modules,
     add_adapter,
     assert_all_adapters_have_gradient,
+    make_lora,
     match_targets,
     remove_adapter,
     wrap,
@@ -44,7 +45,14 @@ class SummedBranches(Method):
     def prepare(self) -> None:
         backbone = self.network.backbone
         wrap(backbone, match_targets(backbone, self.options.targets))
+        # A layer that no branch fits is told before anything starts.
+        add_adapter(backbone, CURRENT, lambda _, base: self._any_branch(base))
+        remove_adapter(backbone, CURRENT)
         trainable_only(self.network, [])
+
+    def _any_branch(self, base: nn.Module) -> LoRA:
+        rank = self.options.rank
+        return make_lora(base, rank=rank, alpha=1.0, generator=torch.Generator().manual_seed(0))
 
     def begin(self, task: Task) -> None:
         backbone = self.network.backbone

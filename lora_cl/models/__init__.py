@@ -11,6 +11,7 @@ from torch import nn
 from lora_cl.data import Dataset, data_root
 from lora_cl.models.backbone import Backbone
 from lora_cl.models.cnn import Cnn
+from lora_cl.models.lite0 import EfficientNetLite0
 from lora_cl.models.mlp import Mlp, MlpOptions
 from lora_cl.models.network import (
     Network,
@@ -25,7 +26,11 @@ from lora_cl.models.network import (
 )
 from lora_cl.models.norms import calibrate_norms, keep_statistics
 from lora_cl.models.prefix import without_prefix
+from lora_cl.models.same import SameConv2d
 from lora_cl.models.text import Transformers
+from lora_cl.models.timm import Timm
+from lora_cl.models.torchvision import Torchvision
+from lora_cl.models.vit import Vit
 from lora_cl.options import OptionsBase, choice
 from lora_cl.plugins import Parts
 
@@ -34,7 +39,15 @@ BACKBONES: Parts[type[Backbone]] = Parts(
     "lora_cl.models",
     Backbone,
     OptionsBase,
-    {"mlp": Mlp, "cnn": Cnn, "transformers": Transformers},
+    {
+        "mlp": Mlp,
+        "cnn": Cnn,
+        "vit": Vit,
+        "torchvision": Torchvision,
+        "timm": Timm,
+        "efficientnet-lite0": EfficientNetLite0,
+        "transformers": Transformers,
+    },
 )
 
 BackboneChoice: Any = choice(BACKBONES)
@@ -78,6 +91,7 @@ __all__ = [
     "Mlp",
     "MlpOptions",
     "Network",
+    "SameConv2d",
     "TaskNetwork",
     "build_network",
     "calibrate_norms",

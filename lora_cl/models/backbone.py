@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +18,8 @@ class Backbone(nn.Module):
 
     A subclass is made with its own ``Options`` and the shape of one input, and raises ConfigError
     if that does not fit. Where ``pretrained`` names weights, it is made with the folder that holds
-    them besides: ``kind(options, input_shape, folder)``.
+    them besides: ``kind(options, input_shape, folder)``. One that is an ``nn.Sequential`` names its
+    stages: as many of them as are frozen and come first are computed once for all steps of a fit.
     """
 
     Options: ClassVar[type[OptionsBase]]
@@ -42,6 +42,9 @@ class Backbone(nn.Module):
         return data
 
 
-def stages(backbone: nn.Module) -> Sequence[nn.Module]:
-    """What a backbone does one after another: a Sequential's modules, or the whole at once."""
-    return list(backbone) if isinstance(backbone, nn.Sequential) else [backbone]
+def stages(backbone: nn.Module) -> list[nn.Module]:
+    """What a backbone does one after another: a Sequential's modules, and those of one inside it;
+    or the whole at once."""
+    if type(backbone).forward is not nn.Sequential.forward:
+        return [backbone]
+    return [stage for module in backbone.children() for stage in stages(module)]

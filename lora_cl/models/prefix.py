@@ -62,7 +62,7 @@ def without_prefix(
     if decided is False:
         return network, x
     network.eval()
-    children = list(stages(network.backbone))
+    children = stages(network.backbone)
     length = 0
     while length < len(children) and _fixed(children[length]):
         length += 1

@@ -17,7 +17,8 @@ from lora_cl.config import Config
 from lora_cl.data import DATASETS, Dataset, data_root, pixels
 from lora_cl.data.features import FOLDER, FeatureStore
 from lora_cl.data.streaming import subset
-from lora_cl.errors import ConfigError, ResultsError
+from lora_cl.data.weights import read_safetensors
+from lora_cl.errors import ConfigError, DataError, ResultsError
 from lora_cl.methods.full import Full
 from lora_cl.methods.shared import SharedBackboneOptions
 from lora_cl.models import (
@@ -61,7 +62,8 @@ def base_network(
     A pretrained backbone is cached beside the data sets, under the hash of all that decides it.
     Where it cannot be, every run trains it anew, to the same bytes.
     The norms of a random one, which have seen no data, get the statistics of inputs of the first
-    task. Weights or data that are not those that ``content`` names are a ResultsError.
+    task; those of a pretrained one keep theirs. Weights or data that are not those that ``content``
+    names are a ResultsError.
     """
     input_shape = benchmark.input_shape
     root = data_root(data_dir)
@@ -74,7 +76,8 @@ def base_network(
     elif config.base.pretrain is not None:
         data = _pretrain_data(config, data_dir)
         require_same(content, "base.pretrain.dataset", data.checksum)
-        key = _key(config, seed, input_shape, device, data)
+        begins_with = weights.checksum(root) if weights else None
+        key = _key(config, seed, input_shape, device, data, begins_with)
         cached = root / "bases" / f"{key}.safetensors"
         try:
             tensors, meta = load_tensors(cached)
@@ -87,8 +90,9 @@ def base_network(
                 save_tensors(cached, network.backbone.state_dict(), {"key": key})
         else:
             network.backbone.load_state_dict(tensors)
-    elif weights and config.cache and isinstance(network.backbone, RememberingBackbone):
-        network.backbone.remember(_features_of(config, weights.checksum(root), root))
+    elif weights is not None:
+        if config.cache and isinstance(network.backbone, RememberingBackbone):
+            network.backbone.remember(_features_of(config, weights.checksum(root), root))
     elif keep_statistics(network.backbone):
         x = benchmark.task(0).train().x
         chosen = permutation(len(x), seed_for(seed, "norm statistics"))[:NORM_SAMPLES]
@@ -163,24 +167,10 @@ def _misfit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
-        if path.is_dir():
-            raise ValueError("is a directory; a .safetensors file is needed")
-        if path.exists() and not path.is_file():
-            raise ValueError("is no regular file")
-        return load_file(path)
-    except FileNotFoundError:
-        problem = "no such file"
-    except OSError as error:
-        problem = f"cannot be read: {error.strerror or one_line(error)}"
-    except SafetensorError as error:
-        problem = f"is not a safetensors file ({one_line(error)})"
-    except ValueError as error:
-        problem = str(error)
-    raise ConfigError(f"{path}: {problem}", "base.weights")
+        return read_safetensors(path)
+    except DataError as error:
+        raise ConfigError(str(error), "base.weights") from None
 
 
 def weights_checksum(path: Path) -> str:
@@ -192,7 +182,12 @@ def weights_checksum(path: Path) -> str:
 
 
 def _key(
-    config: Config, seed: int, input_shape: torch.Size, device: torch.device, data: Dataset
+    config: Config,
+    seed: int,
+    input_shape: torch.Size,
+    device: torch.device,
+    data: Dataset,
+    weights: str | None,
 ) -> str:
     assert config.base.pretrain is not None
     decides: dict[str, Any] = {
@@ -206,6 +201,7 @@ def _key(
         "device": device.type,
         "code": [code_version(), code_of(BACKBONES[config.model.name])],
         "data": data.checksum,
+        "weights": weights,
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from lora_cl.adapters import left_out
 from lora_cl.benchmarks import BENCHMARKS, Benchmark
 from lora_cl.config import Config, Experiment, RunConfig
 from lora_cl.data import Dataset, Source, data_root, pixels
@@ -57,7 +58,8 @@ def check(experiment: Experiment, data_dir: Path | None) -> list[str]:
     """Builds benchmark, network and methods as a run would, and trains nothing.
 
     Every data set is loaded, and every task's labels are looked at. What was not looked at, such
-    as a data set that is not here yet, is returned in words. Raises ConfigError or DataError, with
+    as a data set that is not here yet, is returned in words, and so are the layers that adapters
+    leave out. Raises ConfigError or DataError, with
     file, line and key.
     """
     config = experiment.config
@@ -82,7 +84,8 @@ def check(experiment: Experiment, data_dir: Path | None) -> list[str]:
         _check_validation(config, benchmark)
         _check_model(config, benchmark.input_shape, root)
         for label in config.methods:
-            _check_method(config, label, benchmark, root)
+            note = _check_method(config, label, benchmark, root)
+            unseen += [note] if note and note not in unseen else []
         if config.base.pretrain is not None:
             data = outlines["base.pretrain.dataset"]
             _check_pretraining(config, benchmark.input_shape, data, root)
@@ -143,7 +146,8 @@ def _check_model(config: Config, input_shape: torch.Size, root: Path) -> None:
         load_weights(network, Path(config.base.weights))
 
 
-def _check_method(config: Config, label: str, benchmark: Benchmark, root: Path) -> None:
+def _check_method(config: Config, label: str, benchmark: Benchmark, root: Path) -> str:
+    """Sets the method up; what of the network its adapters leave out, in words, or nothing."""
     options = config.methods[label]
     method = METHODS[options.method](options)
     try:
@@ -155,6 +159,8 @@ def _check_method(config: Config, label: str, benchmark: Benchmark, root: Path) 
     except LoraClError as error:
         key = error.key if isinstance(error, ConfigError) else None
         raise ConfigError(str(error), key or f"methods.{label}") from None
+    targets = getattr(getattr(options, "adapter", None) or options, "targets", [])
+    return left_out(network.backbone, targets)
 
 
 class _Budget(TorchFunctionMode):

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from lora_cl.adapters import match_targets, wrap
+from lora_cl.adapters import make_lora, match_targets, wrap
+from lora_cl.adapters.targets import left_out
 from lora_cl.errors import MethodError
 
 
@@ -127,3 +128,39 @@ def test_what_the_refusal_is_for():
     x = torch.randn(3, 1, 8)
     model(x, x, x)
     assert called == []
+
+
+def depthwise_net():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 8, 3, groups=2),
+        nn.Conv2d(8, 2, 1), nn.Conv2d(1, 1, 1),
+    )  # fmt: skip
+
+
+def test_depthwise_convolutions_are_left_out_unless_they_are_named():
+    net = depthwise_net()
+    assert match_targets(net, "all-linear") == ["0", "2", "3", "4"]
+    assert match_targets(net, "last-4") == ["0", "2", "3", "4"]
+    assert match_targets(net, ["1", "3"]) == ["1", "3"]
+    assert "1 depthwise convolution: an adapter there is larger" in left_out(net, "all-linear")
+    assert left_out(net, ["1"]) == left_out(cnn(), "all-linear") == ""
+    wrap(net, ["1", "2"])
+    assert match_targets(net, "all-linear") == ["0", "2", "3", "4"]
+    with pytest.raises(MethodError, match="multiple of 4, where an adapter is larger than the lay"):
+        make_lora(net[1].base, rank=2, alpha=1.0, generator=torch.Generator())
+
+
+class Standardised(nn.Conv2d):
+    """Computes otherwise than its weight says."""
+
+    def forward(self, x):
+        return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
+
+
+def test_layers_that_compute_otherwise_than_their_weight_says_are_not_adapted():
+    net = nn.Sequential(Standardised(1, 2, 3), nn.Conv2d(2, 2, 3))
+    assert match_targets(net, "all-linear") == ["1"]
+    with pytest.raises(MethodError, match="'0' is of type Standardised; only Linear and Conv2d"):
+        match_targets(net, ["0"])
+    with pytest.raises(MethodError, match="layer '0' is a Standardised"):
+        wrap(net, ["0"])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from image_cases import backbone as image_backbone
 from torch import nn
 
 from lora_cl.adapters import activate, add_adapter, make_lora, wrap
 from lora_cl.models import TaskNetwork, trainable_only, training_mode
+from lora_cl.models.backbone import stages
 from lora_cl.models.cnn import Cnn, CnnOptions
 from lora_cl.models.mlp import Mlp, MlpOptions
 from lora_cl.models.prefix import FromBase, without_prefix
@@ -74,6 +76,33 @@ def test_convolutions_too():
     if shorter is not network:  # A convolution may round by the batch: then nothing is kept.
         assert torch.equal(shorter(rows[:16]), network(x[:16]))
     torch.testing.assert_close(shorter(rows[:16]), network(x[:16]))
+
+
+DEEP = {
+    "vit": ({"width": 16, "depth": 3, "heads": 2}, ["block3.attention.v", "block3.mlp.down"], 5),
+    "vit, a token of its own": ({"width": 16, "depth": 2, "pool": "cls"}, [], 7),
+    "vit, its first layer": ({"width": 16, "depth": 2, "heads": 2}, ["embed", "block1.mlp.up"], 1),
+    "timm": ({"model": "test_resnet"}, ["network.layer4.0.conv2"], 14),
+    "timm, frozen": ({"model": "test_resnet"}, [], 18),
+}
+
+
+@pytest.mark.parametrize("case", DEEP)
+def test_the_longest_frozen_beginning_of_a_deep_network(case):
+    options, names, kept = DEEP[case]
+    backbone = image_backbone(case.partition(",")[0], (1, 16, 16), **options)
+    whole = len(stages(backbone))
+    network = network_of(backbone, backbone(torch.zeros(1, 1, 16, 16)).shape[1])
+    trainable_only(network, [*(adapted(backbone, names) if names else []), *network.heads])
+    x = torch.rand(48, 1, 16, 16)
+    shorter, rows = without_prefix(network, x, batch_size=16)
+    if shorter is network:  # A convolution may round by the batch: then nothing is kept.
+        assert case.startswith("timm")
+        return
+    assert len(stages(shorter.backbone)) == whole - kept
+    assert torch.equal(shorter(rows[:16]), network(x[:16]))
+    for ours, right in zip(grads(shorter, rows[:16]), grads(network, x[:16]), strict=True):
+        assert torch.equal(ours, right)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])

@@ -52,6 +52,20 @@ def random(config: Config, shape: tuple[int, ...] = (2, 6, 6)) -> dict[str, Tens
     ).backbone.state_dict()
 
 
+def test_a_model_with_weights_of_its_own_keeps_its_statistics(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    network = pytest.importorskip("timm").create_model("test_resnet")
+    save_file(network.state_dict(), tmp_path / "mine.safetensors")
+    images = "{name: synthetic, classes: 6, shape: [1, 16, 16]}"
+    model = f"{{name: timm, model: test_resnet, size: 16, weights: {tmp_path}/mine.safetensors}}"
+    found = base(config_of(model=model, dataset=images))
+    kept = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    assert len(found) == len(kept) - 2 == 90
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in found.items())
+    random = base(config_of(model="{name: timm, model: test_resnet}", dataset=images))
+    assert not torch.equal(random["network.layer1.0.bn1.running_mean"], torch.zeros(64))
+
+
 @pytest.mark.parametrize("benchmark", BENCHMARKS)
 def test_a_random_base_has_norms_of_the_first_task(benchmark: str) -> None:
     config = config_of(benchmark)
