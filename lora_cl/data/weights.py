@@ -19,7 +19,7 @@ from lora_cl.errors import DataError
 from lora_cl.options import user_path
 from lora_cl.text import one_line
 
-_sums: dict[tuple[Path, int, int], str] = {}
+_sums: dict[tuple[Path, int, int, int, int], str] = {}
 
 
 class Weights(Protocol):
@@ -198,7 +198,7 @@ def read_verified_pickle(path: Path) -> dict[str, Tensor]:
 def sha256(path: Path) -> str:
     """The sha256 of a file, which is read once as long as it does not change."""
     stat = path.stat()
-    key = (path, stat.st_mtime_ns, stat.st_size)
+    key = (path, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size)
     if key not in _sums:
         _sums[key] = file_sum(path, "sha256")
     return _sums[key]
