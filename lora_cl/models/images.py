@@ -87,14 +87,21 @@ def images_for(
     return Images(height, width, *(wanted.mean, wanted.std) if wanted else ())
 
 
+PIXELS = 2**22
+"""As many go through a network at once where nothing is learned: its activations take a hundred
+times the memory of its images."""
+
+
 class ImageNetwork(nn.Sequential, Backbone):
     """(N, C, H, W) -> (N, features): ``images``, then ``network``, which has no classifier.
 
     Both are tried: ConfigError if the network, which is called ``name``, cannot take such images.
+    Where no gradient is asked for, ``rows_at_once`` images go through it at a time.
     """
 
     def __init__(self, name: str, images: Images, network: nn.Module) -> None:
         super().__init__(OrderedDict(images=images, network=network))
+        self.rows_at_once = max(1, PIXELS // (images.size[0] * images.size[1]))
         x = torch.rand(1, 3, *images.size, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             try:
@@ -108,6 +115,12 @@ class ImageNetwork(nn.Sequential, Backbone):
             if not isinstance(features, Tensor) or features.dim() != 2:
                 raise ConfigError(f"{name} gives no single vector of features", "model.model")
             self.network = in_order(network, x, features)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        run = super().__call__
+        if torch.is_grad_enabled() or len(x) <= self.rows_at_once:
+            return run(x)  # type: ignore[no-any-return]
+        return torch.cat([run(part) for part in torch.split(x, self.rows_at_once)])
 
 
 def in_order(network: nn.Module, x: Tensor, features: Tensor) -> nn.Module:

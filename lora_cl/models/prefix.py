@@ -87,7 +87,8 @@ def without_prefix(
             return out
         return torch.cat([out.flatten(1), base(out).flatten(1)], dim=1)
 
-    rows = torch.cat([computed(part) for part in parts(x, CHUNK)])
+    at_once = min(CHUNK, getattr(network.backbone, "rows_at_once", CHUNK))
+    rows = torch.cat([computed(part) for part in parts(x, at_once)])
     shorter = TaskNetwork(nn.Sequential(*rest), list(network.heads), network.offsets)
     shorter.outputs, shorter.same_task = network.outputs, network.same_task
     shorter.eval()

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from lora_cl.errors import ConfigError
+from lora_cl.models import images
 from lora_cl.models.backbone import stages
-from lora_cl.models.images import Images, Wanted, fill, images_for, in_order
+from lora_cl.models.images import ImageNetwork, Images, Wanted, fill, images_for, in_order
 from lora_cl.models.same import SameConv2d
 
 
@@ -129,3 +130,17 @@ def test_padding_as_tensorflow_has_it(kernel, stride, side, out):
     before = missing // 2
     assert torch.equal(conv.padded(x)[:, :, before : before + side, before : before + side], x)
     assert conv.padded(x).shape[2] == side + missing
+
+
+def test_few_images_go_through_at_a_time_where_nothing_is_learned(monkeypatch):
+    monkeypatch.setattr(images, "PIXELS", 3 * 16)
+    network = ImageNetwork("net", Images(4, 4), Net())
+    assert network.rows_at_once == 3
+    seen = []
+    network.network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    x = torch.rand(7, 3, 4, 4)
+    with torch.no_grad():
+        parted = network(x)
+    whole = network(x)
+    assert seen == [3, 3, 1, 7]
+    assert torch.allclose(parted, whole, atol=1e-6)
