@@ -13,6 +13,7 @@ from lora_cl.benchmarks.benchmark import (
     Task,
     WholeDataSet,
     permutation,
+    require,
 )
 from lora_cl.data import pixels
 from lora_cl.seeding import seed_for
@@ -34,6 +35,10 @@ class Permuted(WholeDataSet):
 
     def task(self, index: int) -> Task:
         data = self.dataset()
+        message = (
+            f"permutes features, and {data.name} holds texts: its words would lose their order"
+        )
+        require(not data.tokens, "benchmark.dataset", message)
         features = data.x_train[0].numel()
         order = permutation(features, seed_for(self.seed, "permutation", index)).to(self.device)
 

@@ -21,7 +21,8 @@ from lora_cl.data import Dataset, pixels
 
 
 class SequenceOptions(BenchmarkOptions):
-    """The data sets, one a task; images are scaled to `size` x `size` with `channels` channels."""
+    """The data sets, one a task: all of texts, or all of images, which are scaled to `size` x
+    `size` with `channels` channels."""
 
     datasets: Annotated[list[DatasetChoice], Field(min_length=1)]
     size: int = Field(default=28, ge=1, le=1024)
@@ -54,13 +55,18 @@ class Sequence(Benchmark):
 
     @property
     def input_shape(self) -> torch.Size:
+        return self._shape(self.dataset(0))
+
+    def _shape(self, data: Dataset) -> torch.Size:
+        if data.tokens:
+            return data.x_train.shape[1:]
         return torch.Size((self.options.channels, self.options.size, self.options.size))
 
     def task_classes(self, index: int) -> int:
         return self.n_classes(index)
 
     def input_size(self, data: Dataset) -> int:
-        return self.input_shape.numel()
+        return self._shape(data).numel()
 
     def task_data(self, index: int) -> tuple[Dataset, Several[int]]:
         data = self.dataset(index)
@@ -81,12 +87,15 @@ class Sequence(Benchmark):
     def task(self, index: int) -> Task:
         data = self.dataset(index)
         require(
-            data.x_train.ndim == 4,
+            data.x_train.ndim == 4 or data.tokens,
             self.dataset_key(index),
-            f"a sequence needs images, {data.name} has shape {tuple(data.x_train.shape[1:])}",
+            f"a sequence needs images or texts, {data.name} has shape "
+            f"{tuple(data.x_train.shape[1:])}",
         )
 
         def made(x: Tensor) -> Tensor:
+            if data.tokens:
+                return x
             return resized(pixels(x), self.options.size, self.options.channels)
 
         return self.make_task(

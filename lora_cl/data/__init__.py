@@ -19,6 +19,7 @@ from lora_cl.data.svhn import Svhn
 from lora_cl.data.synthetic import Synthetic
 from lora_cl.data.text_files import TextFiles
 from lora_cl.data.wordnet import WordNet
+from lora_cl.data.zhang import AgNews, Amazon, DBpedia, Yahoo, Yelp
 from lora_cl.errors import ConfigError
 from lora_cl.options import OptionsBase, user_path
 from lora_cl.plugins import Parts
@@ -53,6 +54,11 @@ DATASETS: Parts[type[Source]] = Parts(
         "folder": Folder,
         "wordnet": WordNet,
         "text": TextFiles,
+        "ag-news": AgNews,
+        "amazon": Amazon,
+        "yelp": Yelp,
+        "dbpedia": DBpedia,
+        "yahoo": Yahoo,
     },
     texts=("name", "summary", "origin"),
 )

@@ -39,6 +39,11 @@ class Dataset:
     checksum: str
     text: bool = False
 
+    @property
+    def tokens(self) -> bool:
+        """Whether inputs are the tokens of texts."""
+        return self.x_train.dtype == torch.int32
+
 
 def pixels(x: Tensor) -> Tensor:
     """uint8 in 0..255 becomes float32 in [0, 1]; float32 is returned as it is. Any shape."""

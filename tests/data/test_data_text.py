@@ -15,6 +15,7 @@ from lora_cl.data.links import Link
 from lora_cl.data.source import Dataset, texts_of
 from lora_cl.data.text_files import TextFiles, TextOptions
 from lora_cl.data.wordnet import KINDS, WordNet, WordNetOptions
+from lora_cl.data.zhang import AgNews, ZhangOptions
 from lora_cl.errors import DataError
 
 ROWS = [
@@ -175,3 +176,54 @@ def test_a_damaged_file_is_fetched_anew(root: Path) -> None:
 def test_the_kinds_are_those_with_the_most_texts() -> None:
     assert len(KINDS) == len(set(KINDS.values())) == 21
     assert make_source("wordnet").classes == 21
+
+
+# Zhang et al. 2015
+
+
+def write_csv(root: Path, train: str, test: str) -> Path:
+    folder = root / "ag_news_csv"
+    folder.mkdir(exist_ok=True)
+    (folder / "train.csv").write_text(train, "utf-8")
+    (folder / "test.csv").write_text(test, "utf-8")
+    return folder
+
+
+def ag_news(**options: int | None) -> AgNews:
+    return AgNews(ZhangOptions(**options))
+
+
+def test_classes_count_from_one_and_columns_are_joined(tmp_path: Path) -> None:
+    rows = [f'"{1 + n % 4}","Title {n}","He said ""so"" \\n and left"' for n in range(12)]
+    write_csv(tmp_path, "\n".join(rows), "\n".join(rows[:4]))
+    data = ag_news(train_per_class=None).load(tmp_path)
+    assert data.class_names == ("World", "Sports", "Business", "Sci/Tech")
+    assert data.y_train.tolist() == [n % 4 for n in range(12)]
+    assert texts_of(data.x_train)[2] == 'Title 2 He said "so" \n and left'
+    assert data.y_test.tolist() == [0, 1, 2, 3]
+    drawn = ag_news(train_per_class=2).load(tmp_path)
+    assert sorted(drawn.y_train.tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert set(texts_of(drawn.x_train)) < set(texts_of(data.x_train))
+    write_csv(tmp_path, "\n".join(rows[:8]), "\n".join(rows[:4]))
+    assert len(ag_news(train_per_class=None).load(tmp_path).y_train) == 8
+
+
+def test_what_is_wrong_with_them_is_one_line(tmp_path: Path) -> None:
+    known, note = ag_news().outline(tmp_path)
+    assert (known.classes, note) == (4, "ag-news is not here yet: checked without it")
+    good = "1,a\n2,b\n3,c\n4,d\n"
+    wrong = {
+        "class,text\n": "train.csv: row 1 is no class and text: class,text",
+        good + "5,e\n": "train.csv: row 5 has class 5, not 1..4",
+        "1\n": "train.csv: row 1 is no class and text: 1",
+    }
+    with pytest.raises(DataError, match=r"of Zhang et al\. 2015 are not in"):
+        ag_news().load(tmp_path)
+    for train, told in wrong.items():
+        write_csv(tmp_path, train, good)
+        with pytest.raises(DataError) as caught:
+            ag_news().load(tmp_path)
+        assert str(caught.value).endswith(told)
+    (tmp_path / "ag_news_csv/train.csv").write_bytes(b"1,\xff\n")
+    with pytest.raises(DataError, match="is no CSV in UTF-8"):
+        ag_news().load(tmp_path)

@@ -355,3 +355,20 @@ def test_a_set_of_texts_keeps_what_every_data_set_promises(place: Path, tmp_path
         (tmp_path / name).mkdir()
         getattr(contract, name)(tmp_path / name)
     assert len(promises) == 3
+
+
+def test_a_sequence_of_texts_and_no_permutation_of_words(
+    place: Path, tmp_path: Path, text_of: Callable[..., str]
+) -> None:
+    datasets = f"[{{name: text, path: '{place / 'texts.csv'}'}}, {{name: text, path: '{place}'}}]"
+    for part in ("train", "test"):
+        save_texts(place / f"{part}.csv", per_class=8)
+    text = text_of("lora: {rank: 2}")
+    first = text.index("benchmark:")
+    rest = text[text.index("scenario:") :]
+    sequence = f"{text[:first]}benchmark: {{name: sequence, datasets: {datasets}}}\n{rest}"
+    restored = load_run(run_done(sequence, tmp_path))
+    assert [restored.benchmark.task(index).classes for index in range(2)] == [4, 4]
+    assert restored.benchmark.task(1).test().x.shape == (32, 16)
+    permuted = text.replace("{name: split, tasks: 2,", "{name: permuted, tasks: 2,")
+    assert "permutes features, and text holds texts" in refused(permuted)
