@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from lora_cl.data.weights import HubFolder, Weights, read_safetensors
@@ -25,7 +26,7 @@ class TimmOptions(ImageOptions):
     file with timm's names."""
 
     model: str = "resnet18"
-    weights: str | None = None
+    weights: str | None = Field(default=None, json_schema_extra={"hashed": False})
 
 
 class Timm(ImageNetwork):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from lora_cl.data.fetching import File
@@ -27,7 +28,7 @@ class TorchvisionOptions(ImageOptions):
     torchvision calls its best; or a safetensors file with the same names."""
 
     model: str = "resnet18"
-    weights: str | None = None
+    weights: str | None = Field(default=None, json_schema_extra={"hashed": False})
 
 
 class Torchvision(ImageNetwork):

@@ -50,7 +50,10 @@ def test_the_good_one_is_good() -> None:
         ("train: {momentum: 0.9}", ["c.yaml:5: train.momentum", "sgd, not adam"]),
         ("train:", ["c.yaml:5: train: None", "mapping of keys"]),
         ("scenario: clas", ["c.yaml:5: scenario: 'clas'", "'class'", "task, domain, class"]),
-        ("model: mpl", ["c.yaml:5: model: nothing here is called 'mpl'", "'mlp'", "cnn, mlp"]),
+        (
+            "model: mpl",
+            ["c.yaml:5: model: nothing here is called 'mpl'", "'mlp'", "allowed: cnn, "],
+        ),
         ("model: {hidden: [0]}", ["c.yaml:5: model.hidden.0: 0", "greater than or equal to 1"]),
         ("threads: 0", ["c.yaml:5: threads: 0", "greater than or equal to 1"]),
         ("checkpoint_seconds: -1", ["c.yaml:5: checkpoint_seconds: -1", "equal to 0"]),

@@ -35,7 +35,8 @@ def check(dataset: Dataset) -> None:
 def test_the_registry_is_complete_and_describes_itself():
     assert list(DATASETS) == [
         *("digits", "mnist", "fashion-mnist", "kmnist", "emnist-letters", "cifar10", "cifar100"),
-        *("svhn", "synthetic", "npz", "folder"),
+        *("svhn", "synthetic", "npz", "folder", "wordnet", "text"),
+        *("ag-news", "amazon", "yelp", "dbpedia", "yahoo"),
     ]
     for name, source in DATASETS.items():
         assert issubclass(source, Source)
@@ -43,12 +44,18 @@ def test_the_registry_is_complete_and_describes_itself():
         assert source.summary
         assert "\n" not in source.summary
         assert source.origin in ("bundled", "fetched", "yours")
-    known = {name: make_source(name).classes for name in DATASETS if name not in ("npz", "folder")}
+    own = ("npz", "folder", "text")  # Only their files know.
+    known = {name: make_source(name).classes for name in DATASETS if name not in own}
     assert known == {
         **dict.fromkeys(("digits", "mnist", "fashion-mnist", "kmnist", "cifar10", "svhn"), 10),
         "emnist-letters": 26,
         "cifar100": 100,
         "synthetic": 10,
+        "wordnet": 21,
+        "ag-news": 4,
+        **dict.fromkeys(("amazon", "yelp"), 5),
+        "dbpedia": 14,
+        "yahoo": 10,
     }
 
 
@@ -74,7 +81,7 @@ def test_paths_are_no_part_of_the_hash_and_may_be_strings():
                 hashed.append(name)
             else:
                 assert extra is None
-    assert hashed == ["npz", "folder"]
+    assert hashed == ["npz", "folder", "text"]
 
 
 def test_data_root_prefers_the_option_then_the_variable_then_the_cache(monkeypatch):
