@@ -19,7 +19,7 @@ wordnet: .venv/installed
 	$(RUN) compare results/runs/wordnet
 
 test: .venv/installed
-	$(BIN)/python -m pytest -q -n auto --dist worksteal
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check .
