@@ -13,7 +13,8 @@ KEPT = {
 }
 """Folder -> where files lie in it, and what they are."""
 
-_OURS = re.compile(r"[0-9a-f]{64}\.safetensors")
+OURS = re.compile(r"[0-9a-f]{64}\.safetensors")
+"""A file named by a hash, as everything kept is."""
 
 
 def files_of(root: Path, kind: str) -> Iterator[tuple[Path, int]]:
@@ -21,7 +22,7 @@ def files_of(root: Path, kind: str) -> Iterator[tuple[Path, int]]:
     pattern, _ = KEPT[kind]
     for file in sorted((root / kind).glob(pattern)):
         with suppress(OSError):
-            if _OURS.fullmatch(file.name) and file.is_file() and not file.is_symlink():
+            if OURS.fullmatch(file.name) and file.is_file() and not file.is_symlink():
                 yield file, file.stat().st_size
 
 

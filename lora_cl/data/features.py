@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lora_cl.data.cache import OURS, files_of
+
 FOLDER = "features"
 LIMIT_BYTES = 2 * 1024**3
 """All features together; beyond it those that were used longest ago go."""
-
-_NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
 
 
 class FeatureStore:
@@ -55,7 +54,7 @@ class FeatureStore:
         places: dict[bytes, Tensor] = {}
         with suppress(OSError):
             for file in sorted(self.folder.iterdir()):
-                if not _NAME.fullmatch(file.name) or not file.is_file():
+                if not OURS.fullmatch(file.name) or not file.is_file():
                     continue
                 content = file.read_bytes()
                 if hashlib.sha256(content).hexdigest() != file.stem:
@@ -86,11 +85,10 @@ class FeatureStore:
 def make_room(folder: Path, size: int, limit: int = LIMIT_BYTES) -> None:
     """Removes the files of all stores in ``folder`` that were used longest ago, until ``size`` more
     bytes stay within ``limit``. Raises OSError."""
-    files = [file for file in folder.glob("*/*") if _NAME.fullmatch(file.name)]
-    stats = sorted(((file.stat(), file) for file in files), key=lambda pair: pair[0].st_mtime_ns)
-    over = sum(stat.st_size for stat, _ in stats) + size - limit
-    for stat, file in stats:
+    kept = sorted(files_of(folder.parent, FOLDER), key=lambda pair: pair[0].stat().st_mtime_ns)
+    over = sum(length for _, length in kept) + size - limit
+    for file, length in kept:
         if over <= 0:
             break
         file.unlink(missing_ok=True)
-        over -= stat.st_size
+        over -= length

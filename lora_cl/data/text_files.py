@@ -73,19 +73,20 @@ class TextFiles(Source):
         texts, labels = self._read(train)
         texts_test, labels_test = self._read(test) if test else ([], [])
         names = _classes(labels)
-        y = np.array([names.index(label) for label in labels], dtype=np.int64)
+        numbers = {name: number for number, name in enumerate(names)}
+        y = np.array([numbers[label] for label in labels], dtype=np.int64)
         if test is None:
             kept, held = stratified_split(y, self.name, names)
             texts, texts_test = _taken(texts, kept), _taken(texts, held)
             y, y_test = y[kept], y[held]
         else:
-            unknown = [label for label in labels_test if label not in set(names)]
+            unknown = [label for label in labels_test if label not in numbers]
             if unknown:
                 raise DataError(
                     f"{test}: label {one_line(unknown[0], limit=40)!r} is not among the "
                     f"{len(names)} of {train.name}"
                 )
-            y_test = np.array([names.index(label) for label in labels_test], dtype=np.int64)
+            y_test = np.array([numbers[label] for label in labels_test], dtype=np.int64)
         parts = (
             text_rows(texts),
             torch.from_numpy(y),

@@ -19,6 +19,9 @@ from lora_cl.errors import DataError
 from lora_cl.options import user_path
 from lora_cl.text import one_line
 
+ALLOWED = (torch.float32, torch.float16, torch.bfloat16)
+"""Types of weights: every number of theirs is one of float32, so that nothing is rounded."""
+
 _sums: dict[tuple[Path, int, int, int, int], str] = {}
 
 

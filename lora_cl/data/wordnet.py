@@ -11,7 +11,14 @@ from pydantic import Field
 
 from lora_cl.data.fetching import File
 from lora_cl.data.links import npm_package
-from lora_cl.data.source import Dataset, Source, say_nothing, tensor_checksum, text_rows
+from lora_cl.data.source import (
+    Dataset,
+    Source,
+    say_nothing,
+    tensor_checksum,
+    text_rows,
+    texts_unseen,
+)
 from lora_cl.data.weights import Published
 from lora_cl.errors import DataError
 from lora_cl.options import OptionsBase
@@ -70,10 +77,7 @@ class WordNet(Source):
     def outline(self, root: Path) -> tuple[Dataset, str]:
         if self.where(root) is not None:
             return self.load(root), ""
-        y, x = torch.arange(self.classes), text_rows([""] * self.classes)
-        names = tuple(KINDS.values())[: self.classes]
-        known = Dataset(self.name, x, y, x, y, self.classes, names, "", text=True)
-        return known, f"{self.name} is not here yet: checked without it"
+        return texts_unseen(self.name, tuple(KINDS.values())[: self.classes])
 
     def _load(self, root: Path) -> Dataset:
         file = FILES.fetch(root) / "data.noun"

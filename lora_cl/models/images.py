@@ -11,13 +11,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lora_cl.data.weights import ALLOWED
 from lora_cl.errors import ConfigError
 from lora_cl.models.backbone import Backbone
 from lora_cl.options import OptionsBase
 from lora_cl.text import one_line
-
-ALLOWED = (torch.float32, torch.float16, torch.bfloat16)
-"""Types of weights: every number of theirs is one of float32."""
 
 
 class ImageOptions(OptionsBase):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -227,16 +228,7 @@ def _tokenised(key: _Key, folder: Path, max_length: int) -> Dataset:
             row[: len(ids)] = torch.tensor(ids, dtype=torch.int32)
         return made
 
-    return Dataset(
-        data.name,
-        tokens(data.x_train),
-        data.y_train,
-        tokens(data.x_test),
-        data.y_test,
-        data.classes,
-        data.class_names,
-        data.checksum,
-    )
+    return replace(data, x_train=tokens(data.x_train), x_test=tokens(data.x_test), text=False)
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -17,7 +17,7 @@ from lora_cl.config import Config
 from lora_cl.data import DATASETS, Dataset, data_root, pixels
 from lora_cl.data.features import FOLDER, FeatureStore
 from lora_cl.data.streaming import subset
-from lora_cl.data.weights import read_safetensors
+from lora_cl.data.weights import ALLOWED, read_safetensors
 from lora_cl.errors import ConfigError, DataError, ResultsError
 from lora_cl.methods.full import Full
 from lora_cl.methods.shared import SharedBackboneOptions
@@ -111,10 +111,6 @@ def _features_of(config: Config, weights: str, root: Path) -> FeatureStore:
     }
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
     return FeatureStore(root / FOLDER / key)
-
-
-ALLOWED = (torch.float32, torch.float16, torch.bfloat16)
-"""Types of weights: every number of theirs is one of float32, so that nothing is rounded."""
 
 
 def uncached_bases(config: Config, data_dir: Path | None) -> str:

@@ -59,8 +59,7 @@ def check(experiment: Experiment, data_dir: Path | None) -> list[str]:
 
     Every data set is loaded, and every task's labels are looked at. What was not looked at, such
     as a data set that is not here yet, is returned in words, and so are the layers that adapters
-    leave out. Raises ConfigError or DataError, with
-    file, line and key.
+    leave out. Raises ConfigError or DataError, with file, line and key.
     """
     config = experiment.config
     root = data_root(data_dir)
