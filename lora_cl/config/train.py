@@ -29,6 +29,7 @@ class StepOptions(OptionsBase):
     momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     clip_norm: float | None = Field(default=None, gt=0.0)
+    precision: Literal["float32", "bf16"] = "float32"
 
     @model_validator(mode="after")
     def _possible(self) -> StepOptions:

@@ -244,6 +244,7 @@ def _pretrain(network: Network, config: Config, seed: int, data: Dataset) -> Non
             len(samples.y), seed_for(seed, "pretraining batches", epoch)
         ).to(device),
         clip_norm=train.clip_norm,
+        precision=train.precision,
         progress=loop.Progress(),
         after_step=lambda: None,
         after_epoch=lambda losses: None,

@@ -162,6 +162,7 @@ class Session:
                 total_steps=steps,
                 order=order,
                 clip_norm=train.clip_norm,
+                precision=train.precision,
                 progress=under_way.progress,
                 after_step=after_step,
                 after_epoch=after_epoch,
@@ -187,7 +188,8 @@ class Session:
         if not pays or not self.method.takes_features:
             under_way.without_prefix = False
             return network, x
-        shorter, features = without_prefix(network, x, batch_size, under_way.without_prefix)
+        with loop.precise(self.config.train.precision, self.method.network.device):
+            shorter, features = without_prefix(network, x, batch_size, under_way.without_prefix)
         under_way.without_prefix = shorter is not network
         return shorter, features
 

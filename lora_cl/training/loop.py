@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -54,6 +55,7 @@ def fit(
     total_steps: int,
     order: Callable[[int], Tensor],
     clip_norm: float | None,
+    precision: str,
     progress: Progress,
     after_step: Callable[[], None],
     after_epoch: Callable[[Tensor], None],
@@ -61,12 +63,14 @@ def fit(
     """Trains on x (N, *input) and y (N,) from ``progress`` until ``total_steps`` are done.
 
     ``order(epoch)`` is the epoch's permutation of the N samples; ``rate`` maps the finished share
-    of the fit, in [0, 1), to a factor on the learning rates. ``after_step`` runs once the step is
-    applied, ``after_epoch`` receives the losses of an epoch's steps; both may raise to stop.
+    of the fit, in [0, 1), to a factor on the learning rates; ``precision``, one of PRECISIONS, is
+    that of a batch's loss, not of the penalty. ``after_step`` runs once the step is applied,
+    ``after_epoch`` receives the losses of an epoch's steps; both may raise to stop.
     """
     training_mode(network)
     per_epoch = math.ceil(len(x) / batch_size)
     base_rates = [group["lr"] for group in optimizer.groups]
+    products = precise(precision, y.device)
     while progress.step < total_steps:
         indices = torch.split(order(progress.epoch), batch_size)
         done = progress.step - progress.epoch * per_epoch
@@ -76,7 +80,8 @@ def fit(
             for group, base_rate in zip(optimizer.groups, base_rates, strict=True):
                 group["lr"] = base_rate * factor
             optimizer.zero_grad()
-            loss = learner.loss(network, inputs, y.index_select(0, index))
+            with products:
+                loss = learner.loss(network, inputs, y.index_select(0, index))
             penalty = learner.penalty()
             (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
             learner.after_backward()
@@ -92,6 +97,14 @@ def fit(
         after_epoch(losses)
     for group, base_rate in zip(optimizer.groups, base_rates, strict=True):
         group["lr"] = base_rate
+
+
+def precise(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Products and convolutions inside are computed in ``precision``, one of PRECISIONS; what needs
+    a longer type (norms, softmax, losses) is not, and weights stay float32 (Micikevicius et al.
+    2018, arXiv 1710.03740). May be entered again."""
+    dtype = PRECISIONS[precision]
+    return nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype)
 
 
 @torch.inference_mode()
@@ -111,6 +124,8 @@ def predictions(network: TaskNetwork, x: Inputs, batch_size: int = 2048) -> Tens
     network.eval()
     return torch.cat([network(part).argmax(1) for part in parts(x, batch_size)])
 
+
+PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 RATES: dict[str, Callable[[float], float]] = {
     "constant": lambda share: 1.0,

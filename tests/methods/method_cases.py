@@ -102,6 +102,7 @@ def fit_of(
                 total_steps=loop.step_at(end, steps) - loop.step_at(start, steps),
                 order=lambda epoch: permutation(len(samples.y), epoch),
                 clip_norm=None,
+                precision="float32",
                 progress=loop.Progress(),
                 after_step=each,
                 after_epoch=lambda losses: None,
