@@ -12,7 +12,15 @@ from lora_cl.records.folders import is_run
 from lora_cl.records.results import read_own_result
 from lora_cl.text import one_line
 
-ENVIRONMENT = ("versions", "device", "device_name", "system", "threads", "arithmetic")
+ENVIRONMENT = (
+    *("versions", "device", "device_name", "system", "threads", "arithmetic"),
+    "changed_between_sessions",
+)
+MEASURED = {
+    "untrained_accuracy": "accuracy before learning",
+    "accuracy_matrix": "accuracy matrix",
+    "validation_matrix": "validation matrix",
+}
 MOST_VALUES = 20_000
 """No run has so many options, versions or data sets."""
 _NOTHING = object()
@@ -21,8 +29,8 @@ _NOTHING = object()
 def differences(run_a: Path, run_b: Path) -> list[str]:
     """The first difference of each kind, in the order in which one can cause the next.
 
-    Config key, versions and device, data, the logged loss, how the run ended, the accuracy
-    matrix. Empty if two runs are equal but for time. Raises ResultsError if one is not readable.
+    Config key, versions and device, data, the logged loss, how the run ended, what was measured of
+    it. Empty if two runs are equal but for time. Raises ResultsError if one is not readable.
     """
     a, b = _Run(run_a), _Run(run_b)
     kinds = [
@@ -31,7 +39,7 @@ def differences(run_a: Path, run_b: Path) -> list[str]:
         _first("data", a.data, b.data),
         _losses(a, b),
         _first("", {"status": a.status}, {"status": b.status}),
-        _matrices(a.matrix, b.matrix),
+        *(_first(name, a.measured[key], b.measured[key]) for key, name in MEASURED.items()),
     ]
     return [kind for kind in kinds if kind is not None]
 
@@ -50,11 +58,11 @@ class _Run:
         logged = self._read_log(folder)
         config = _mapping(result.get("config")) or logged
         self.config = _flat({**config, "methods": _labelled(config.get("methods"))}, folder)
-        environment = {k: v for k, v in provenance.items() if k in ENVIRONMENT}
+        environment = {k: v for k, v in provenance.items() if k in ENVIRONMENT and v != []}
         self.environment = _flat(environment, folder)
         self.data = _flat(_mapping(provenance.get("data")), folder)
         self.status = result.get("status", "unfinished")
-        self.matrix = result.get("accuracy_matrix")
+        self.measured = {key: _entries(result.get(key)) for key in MEASURED}
 
     def _read_log(self, folder: Path) -> dict[str, Any]:
         """Sets ``losses``; returns the config, which is there before the record is.
@@ -133,18 +141,15 @@ def _place(place: tuple[Any, ...] | None) -> str:
     return "nothing" if place is None else f"task {place[0]}, fit {place[1]}, epoch {place[2]}"
 
 
-def _matrices(a: Any, b: Any) -> str | None:
-    """The first entry that differs."""
-    return _first("accuracy matrix", _entries(a), _entries(b))
-
-
-def _entries(matrix: Any) -> dict[str, Any]:
-    rows = enumerate(matrix) if isinstance(matrix, list) else ()
-    return {
-        f"after task {i}, on task {j}": value
-        for i, row in rows
-        for j, value in enumerate(row if isinstance(row, list) else [row])
-    }
+def _entries(measured: Any) -> dict[str, Any]:
+    """A matrix, or a list of one value per task, by what each value is of."""
+    entries: dict[str, Any] = {}
+    for i, row in enumerate(measured if isinstance(measured, list) else ()):
+        if isinstance(row, list):
+            entries |= {f"after task {i}, on task {j}": value for j, value in enumerate(row)}
+        else:
+            entries[f"on task {i}"] = row
+    return entries
 
 
 def _shown(value: Any) -> str:

@@ -52,6 +52,11 @@ def arithmetic() -> dict[str, str]:
     return found | {name: os.environ[name] for name in DECISIVE if name in os.environ}
 
 
+def computed_with(device: torch.device) -> dict[str, str]:
+    """What must stay as it is while a run is done, for its result to be that of one go."""
+    return arithmetic() | {"torch": torch.__version__, "device": device.type}
+
+
 def _processor() -> str:
     """The model: libraries choose their code by it."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,13 +129,16 @@ def provenance(run: RunConfig, device: torch.device, folder: Path) -> dict[str, 
     }
 
 
-def _sessions(folder: Path) -> dict[str, float | int]:
-    """When a run was first started, the seconds it took, and in how many sessions.
+def _sessions(folder: Path) -> dict[str, Any]:
+    """When a run was first started, the seconds it took, in how many sessions, and what it was
+    computed with that was not the same in all of them.
 
     The seconds hold those in which other runs had their turn. Of a session that was killed counts
     what its log tells.
     """
     starts: list[float] = []
+    changed: set[str] = set()
+    before: Mapping[str, Any] | None = None
     seconds = latest = 0.0
     for event, _ in read_events(folder):
         moment = event.get("time")
@@ -142,8 +146,18 @@ def _sessions(folder: Path) -> dict[str, float | int]:
             if event["event"] == "run_started":
                 seconds += latest - starts[-1] if starts else 0.0
                 starts.append(float(moment))
+                now_with = event.get("computed_with")
+                if isinstance(now_with, Mapping):
+                    before = now_with if before is None else before
+                    names = before.keys() | now_with.keys()
+                    changed |= {name for name in names if before.get(name) != now_with.get(name)}
             latest = float(moment)
     now = time.time()
     started = starts[0] if starts else now
     seconds += now - starts[-1] if starts else 0.0
-    return {"started": started, "seconds": max(0.0, seconds), "sessions": len(starts)}
+    return {
+        "started": started,
+        "seconds": max(0.0, seconds),
+        "sessions": len(starts),
+        "changed_between_sessions": sorted(changed),
+    }

@@ -17,7 +17,7 @@ from lora_cl.records.folders import CONFIG
 from lora_cl.records.integrity import manifest
 from lora_cl.records.layout import ADAPTERS, LOCK, TRACEBACK, remove_temporaries
 from lora_cl.records.results import RESULT, write_result
-from lora_cl.running.arithmetic import reproducible
+from lora_cl.running.arithmetic import computed_with, reproducible
 from lora_cl.running.checkpoints import AdapterFolder
 from lora_cl.running.folder import FINISHED, RunFolder
 from lora_cl.running.holder import holder
@@ -135,7 +135,9 @@ def _session(
     device = torch.device(where.device)
     benchmark = make_benchmark(config, run.seed, device, where.data_dir, run.content)
     about = {"label": run.label, "seed": run.seed, "tasks": benchmark.n_tasks}
-    append_event(folder, "run_started", **about, config=run.resolved)
+    append_event(
+        folder, "run_started", **about, config=run.resolved, computed_with=computed_with(device)
+    )
     bank = AdapterFolder(folder / ADAPTERS, device, run.run_hash)
     method = make_method(config, benchmark, bank, device, where.data_dir, run.content)
     return Session(config, benchmark, method, folder, run.run_hash, give_way)

@@ -93,6 +93,19 @@ def run(folder: Path, losses: dict[tuple[int, int, int], float] = LOSSES, **chan
             ["accuracy matrix: after task 0, on task 1: None / 0.0"],
         ),
         ({"accuracy_matrix": None}, ["accuracy matrix: after task 0, on task 0: 1.0 / nothing"]),
+        (
+            {"validation_matrix": [[0.5, None], [0.5, 0.5]]},
+            ["validation matrix: after task 0, on task 0: nothing / 0.5"],
+        ),
+        (
+            {"untrained_accuracy": [None, 0.25]},
+            ["accuracy before learning: on task 0: nothing / None"],
+        ),
+        ({"provenance__changed_between_sessions": []}, []),
+        (
+            {"provenance__changed_between_sessions": ["torch"]},
+            ["environment: changed_between_sessions.0: nothing / 'torch'"],
+        ),
         ({"status": "failed"}, ["status: 'done' / 'failed'"]),
         (
             {"config__name": "evil\x1b[31m\n", "hash": "b"},

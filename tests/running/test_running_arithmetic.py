@@ -15,10 +15,11 @@ import torch
 from process_cases import ENVIRONMENT, python
 
 from lora_cl.errors import ConfigError
+from lora_cl.records.events import append_event
 from lora_cl.running import arithmetic
-from lora_cl.running.arithmetic import alone, reproducible
+from lora_cl.running.arithmetic import alone, computed_with, reproducible
 from lora_cl.running.runner import Where, run_one
-from lora_cl.testing.runs import one_run, outcome
+from lora_cl.testing.runs import TINY, one_run, outcome, runs_of
 
 WIDE = ("model.hidden=[64, 64]", "train.epochs=1", "benchmark.dataset.features=64")
 
@@ -221,3 +222,17 @@ def test_what_cannot_be_set_is_in_the_record_and_told_by_diff(
     there = json.loads((Path(folder) / "result.json").read_bytes())["provenance"]["arithmetic"]
     assert there == {**here, "MKL_CBWR": "COMPATIBLE"}
     assert difference == "environment: arithmetic.MKL_CBWR: nothing / 'COMPATIBLE'"
+
+
+def test_a_run_that_went_on_with_other_arithmetic_says_so(tmp_path: Path) -> None:
+    (run,) = runs_of(TINY.format(scenario="task", method="frozen: {}"))
+    folder = tmp_path / run.folder
+    folder.mkdir(parents=True)
+    now = computed_with(torch.device("cpu"))
+    append_event(folder, "run_started", computed_with={**now, "torch": "1.0", "MKL_CBWR": "AVX"})
+    assert run_one(run, Where(tmp_path)).status == "done"
+    told = json.loads((folder / "result.json").read_text())["provenance"]
+    assert (told["sessions"], told["changed_between_sessions"]) == (2, ["MKL_CBWR", "torch"])
+    assert run_one(run, Where(tmp_path), force=True).status == "done"
+    told = json.loads((folder / "result.json").read_text())["provenance"]
+    assert (told["sessions"], told["changed_between_sessions"]) == (1, [])
