@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_cl import config
 from lora_cl.config import Experiment, parse_config
 from lora_cl.data import path_of
+from lora_cl.engines import pool
 from lora_cl.engines.cores import jobs_for
-from lora_cl.engines.pool import Watcher, run_all
-from lora_cl.errors import ConfigError, ResultsError
+from lora_cl.engines.engine import Engine, Watcher
+from lora_cl.errors import ConfigError, OutOfTimeError, ResultsError
 from lora_cl.records.files import unwritable
 from lora_cl.records.folders import DEFAULT_RESULTS, Record, load_records, read_record
 from lora_cl.report import matching_labels, to_frame
@@ -23,9 +27,9 @@ from lora_cl.running.arithmetic import reproducible
 from lora_cl.running.base import uncached_bases
 from lora_cl.running.folder import TO_DO, RunFolder
 from lora_cl.running.machine import resolve_device
-from lora_cl.running.planning import Planned, summary
+from lora_cl.running.planning import Planned, Shard, summary
 from lora_cl.running.preparation import Say, prepare
-from lora_cl.running.runner import Where
+from lora_cl.running.runner import UNFINISHED, Where
 from lora_cl.text import one_line
 
 if TYPE_CHECKING:
@@ -57,12 +61,18 @@ def run(
     data_dir: AnyPath | None = None,
     force: bool = False,
     only: Sequence[str] = (),
+    shard: str | None = None,
+    max_seconds: float | None = None,
     progress: bool = True,
     say: Say = lambda message: None,
 ) -> list[Record]:
     """Does every run of the experiments that is not done, and returns all their records.
 
     ``only`` are labels, or patterns such as ``ewc*``, of the methods to run; without any, all are.
+    ``shard`` is ``i/n``: of these runs the i-th of n parts, which stay the same when seeds or
+    methods are added. After ``max_seconds`` every run saves a checkpoint, and OutOfTimeError is
+    raised if one is not done.
+
     ``say`` hears at the start how many runs there are, how many of them are done already, and what
     else is worth a line.
 
@@ -76,8 +86,9 @@ def run(
         jobs = jobs_for(max((one.config.threads for one in experiments), default=1))
     elif type(jobs) is not int or jobs < 0:
         raise ConfigError(f"jobs: {_shown(jobs)} is not allowed: it is a whole number from 0")
-    where = _where(results, device, data_dir)
-    planned = _planned(experiments, where, force, only, say)
+    until = None if max_seconds is None else time.time() + max_seconds
+    where = replace(_where(results, device, data_dir), until=until)
+    planned = _planned(experiments, where, force, only, shard, say)
     if reason := unwritable(where.results):
         raise ResultsError(f"{where.results}: cannot be written to: {reason}")
     for note in dict.fromkeys(uncached_bases(one.config, where.data_dir) for one in experiments):
@@ -89,11 +100,17 @@ def run(
         RunLabel(run.experiment, run.label, run.seed, folder.anew if force else folder.path)
         for run, folder in zip(runs, folders, strict=True)
     ]
+    engine: Engine = partial(pool.run_all, jobs=jobs)
     if progress:
         with Progress(labels) as watcher:
-            run_all(runs, where, jobs, watcher, force)
+            statuses = engine(runs, where, watcher, force)
     else:
-        run_all(runs, where, jobs, _Silence(), force)
+        statuses = engine(runs, where, _Silence(), force)
+    if max_seconds is not None and (left := statuses.count(UNFINISHED)):
+        raise OutOfTimeError(
+            f"time is up: {left} of {len(runs)} runs are not done; "
+            "the same command goes on from here"
+        )
     return [read_record(folder.latest) for folder in folders]
 
 
@@ -105,6 +122,7 @@ def plan(
     data_dir: AnyPath | None = None,
     force: bool = False,
     only: Sequence[str] = (),
+    shard: str | None = None,
     say: Say = lambda message: None,
 ) -> list[Planned]:
     """The runs that ``run`` would do, and whether each is there already; trains nothing.
@@ -112,7 +130,7 @@ def plan(
     Data sets that are missing are fetched: what is in them is part of what a run is.
     """
     where = _where(results, device, data_dir)
-    return _planned(_experiments(experiments), where, force, only, say)
+    return _planned(_experiments(experiments), where, force, only, shard, say)
 
 
 def load_results(*paths: AnyPath) -> pd.DataFrame:
@@ -137,8 +155,14 @@ def load_run(folder: AnyPath, device: str = "cpu", data_dir: AnyPath | None = No
 
 
 def _planned(
-    experiments: Sequence[Experiment], where: Where, force: bool, only: Sequence[str], say: Say
+    experiments: Sequence[Experiment],
+    where: Where,
+    force: bool,
+    only: Sequence[str],
+    shard: str | None,
+    say: Say,
 ) -> list[Planned]:
+    part = None if shard is None else Shard.parse(_text("shard", shard))
     labels = dict.fromkeys(label for one in experiments for label in one.config.methods)
     chosen = matching_labels("--only", only, list(labels)) if only else labels
     with reproducible(threads=1):
@@ -146,7 +170,7 @@ def _planned(
             run
             for experiment in experiments
             for run in prepare(experiment, where.data_dir, say, where.device)
-            if run.label in chosen
+            if run.label in chosen and (part is None or run in part)
         ]
     folders = [RunFolder(where.results, run) for run in runs]
     return [

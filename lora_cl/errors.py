@@ -34,6 +34,10 @@ class BrokenPromiseError(LoraClError):
     """A method that calls itself isolated changed what an earlier task uses."""
 
 
+class OutOfTimeError(LoraClError):
+    """Time was up; what is not done goes on from its checkpoint when it is asked for again."""
+
+
 class DivergedError(LoraClError):
     """The loss of a run stopped being a finite number.
 

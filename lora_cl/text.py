@@ -59,6 +59,15 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
+def seconds_of(text: str) -> float | None:
+    """The seconds of ``3h55m``, ``90s``, ``1h 30m`` or ``45`` (seconds); None if it is none."""
+    match = re.fullmatch(r"(?:(\d+)h)?\s*(?:(\d+)m)?\s*(?:(\d+)s?)?", text.strip(), re.ASCII)
+    if not match or not any(match.groups()) or len(text) > 40:
+        return None
+    hours, minutes, seconds = (int(number or 0) for number in match.groups())
+    return 3600.0 * hours + 60.0 * minutes + seconds
+
+
 def _scaled(number: float, units: tuple[str, ...]) -> str:
     unit = 0
     while number >= 999.5 and unit < len(units) - 1:

@@ -312,3 +312,12 @@ def test_a_home_directory_is_found_by_the_commands_that_read(
     code, _, err = ask("compare", "~nobody-called-so/r")
     assert code == 2
     assert "no user nobody-called-so here" in err
+
+
+def test_time_that_is_up_has_an_exit_code_of_its_own(config: Path, tmp_path: Path) -> None:
+    code, out, err = ask("run", config, "--results", tmp_path, "--jobs", "0", "--max-time", "0s")
+    assert (code, out) == (75, "")
+    told = "time is up: 2 of 2 runs are not done; the same command goes on from here"
+    assert err.splitlines()[-1] == told
+    said = refused("run", config, "--results", tmp_path, "--max-time", "soon")
+    assert said == "error: --max-time: 'soon' is not allowed: it is a time such as 3h55m or 90s\n"

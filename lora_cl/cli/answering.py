@@ -13,11 +13,11 @@ from contextlib import contextmanager, suppress
 import typer
 
 from lora_cl.cli.interrupts import INTERRUPTED, leave_at_once, listen, raise_interrupt
-from lora_cl.errors import LoraClError
+from lora_cl.errors import LoraClError, OutOfTimeError
 from lora_cl.streams import occupy_standard_descriptors, patient, plain_where_needed
 from lora_cl.text import one_line
 
-RUN_FAILED, WRONG_REQUEST = 1, 2
+RUN_FAILED, WRONG_REQUEST, OUT_OF_TIME = 1, 2, 75
 
 
 class Settings:
@@ -62,6 +62,9 @@ def answering() -> Iterator[None]:
             yield
         except typer.Exit:
             raise
+        except OutOfTimeError as error:
+            say(str(error))
+            raise typer.Exit(OUT_OF_TIME) from None
         except LoraClError as error:
             _explain("\n".join(one_line(line, 2000) for line in str(error).splitlines()))
             raise typer.Exit(WRONG_REQUEST) from None

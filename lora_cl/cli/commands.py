@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -89,6 +90,13 @@ def run(
     only: Annotated[
         list[str], typer.Option(metavar="LABEL", help="Only these methods; * stands for anything.")
     ] = [],  # noqa: B006
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts of the runs.")
+    ] = None,
+    max_time: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Stop at a checkpoint after 3h55m; exit code 75."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and train nothing.")
     ] = False,
@@ -98,6 +106,7 @@ def run(
     Finished runs are skipped, interrupted ones are resumed.
     """
     with answering():
+        begun, seconds = time.monotonic(), _seconds("--max-time", max_time)
         _prepare_processes(device, 0 if dry_run else jobs)
         with importing():
             from lora_cl import api
@@ -109,12 +118,15 @@ def run(
             "data_dir": data_dir,
             "force": force,
             "only": only,
+            "shard": shard,
             "say": say,
         }
         if dry_run:
             _tell_plan(api.plan(**asked))
             return
-        records = api.run(**asked, jobs=jobs)
+        if seconds is not None:  # The long imports count, too.
+            seconds -= time.monotonic() - begun
+        records = api.run(**asked, jobs=jobs, max_seconds=seconds)
         _tell_averages(records, results)
     if any(record.status != "done" for record in records):
         raise typer.Exit(RUN_FAILED)
@@ -278,6 +290,18 @@ _LISTS: dict[str, Callable[[], dict[str, str]]] = {
     "models": _models,
     "configs": _shipped_configs,
 }
+
+
+def _seconds(option: str, text: str | None) -> float | None:
+    from lora_cl.text import one_line, seconds_of
+
+    if text is None:
+        return None
+    seconds = seconds_of(text)
+    if seconds is None:
+        told = one_line(text, 40)
+        raise ConfigError(f"{option}: {told!r} is not allowed: it is a time such as 3h55m or 90s")
+    return seconds
 
 
 def _prepare_processes(device: str, jobs: int | None) -> None:

@@ -2,87 +2,45 @@
 
 from __future__ import annotations
 
-import math
 import multiprocessing
-import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol
+from typing import Any
 
 from lora_cl.config import RunConfig
+from lora_cl.engines.engine import Tally, Watcher
 from lora_cl.engines.worker import GO_ON, NoRoom, why_ended, work
 from lora_cl.engines.workers import start, start_method
 from lora_cl.running.arithmetic import alone
 from lora_cl.running.runner import Outcome, Where, record_lost_run, run_one
 
 POLL_SECONDS = 0.2
-PATIENCE_SECONDS = 3.0
-"""How long a run whose folder another process has is waited for before a line tells of it."""
-
-
-class Watcher(Protocol):
-    """Hears how the runs go; see ``progress.Progress``."""
-
-    def poll(self) -> None: ...
-    def finished(self, index: int, status: str, message: str | None) -> None: ...
-    def say(self, text: str) -> None: ...
 
 
 def run_all(
-    runs: Sequence[RunConfig], where: Where, jobs: int, watcher: Watcher, force: bool = False
+    runs: Sequence[RunConfig], where: Where, watcher: Watcher, force: bool = False, *, jobs: int
 ) -> list[str]:
-    """Does ``runs`` in ``jobs`` processes (0: in this one) and returns their statuses, in order.
+    """The ``Engine`` of one machine: ``jobs`` processes, or 0 for this one.
 
-    Where fewer processes can be started, so many do them, down to this one. A run whose folder
-    another process holds comes after the others, and is waited for. KeyboardInterrupt stops
-    every worker within two seconds and is raised again.
+    Where fewer processes can be started, so many do the runs, down to this one. A run whose folder
+    another process holds comes after the others, and is waited for. An interrupt stops every worker
+    within two seconds.
     """
-    statuses = ["unfinished"] * len(runs)
+    tally = Tally(runs, watcher)
     left: Iterable[int] = range(len(runs))
     if jobs > 0:
-        left = _Pool(runs, where, jobs, force, watcher, statuses).run()
-    _in_this_process(runs, left, where, watcher, force, statuses)
-    return statuses
-
-
-def _in_this_process(
-    runs: Sequence[RunConfig],
-    left: Iterable[int],
-    where: Where,
-    watcher: Watcher,
-    force: bool,
-    statuses: list[str],
-) -> None:
-    queue, waiting = deque(left), _Waiting(watcher)
+        left = _Pool(runs, where, jobs, force, tally).run()
+    queue = deque(left)
     while queue:
         index = queue.popleft()
         with alone("a run"):
             outcome = run_one(runs[index], where, force)
-        watcher.poll()
-        if outcome.status == "locked":
+        if not tally.ended(index, outcome):
             queue.append(index)
-            waiting.for_run(index, outcome)
-        else:
-            statuses[index] = outcome.status
-            watcher.finished(index, outcome.status, outcome.message)
-
-
-class _Waiting:
-    """Tells once of each run that another process has, when that takes a while."""
-
-    def __init__(self, watcher: Watcher) -> None:
-        self.watcher = watcher
-        self.since: dict[int, float] = {}
-
-    def for_run(self, index: int, outcome: Outcome) -> None:
-        """The run was ``locked`` just now."""
-        now = time.monotonic()
-        if now - self.since.setdefault(index, now) >= PATIENCE_SECONDS:
-            self.since[index] = math.inf
-            self.watcher.say(f"waiting: {outcome.message}; Ctrl-C ends the wait")
+    return tally.statuses
 
 
 @dataclass
@@ -107,13 +65,10 @@ class _Pool:
         where: Where,
         jobs: int,
         force: bool,
-        watcher: Watcher,
-        statuses: list[str],
+        tally: Tally,
     ) -> None:
-        """``statuses`` are filled in as runs end."""
         self.runs, self.where, self.jobs, self.force = runs, where, jobs, force
-        self.watcher, self.statuses = watcher, statuses
-        self.waiting = _Waiting(watcher)
+        self.tally, self.watcher = tally, tally.watcher
         self.threads = max((int(run.resolved["threads"]) for run in runs), default=1)
         self.workers: list[_Worker] = []
         self.most = len(runs)
@@ -217,13 +172,8 @@ class _Pool:
             self.queue.appendleft(index)
             self._no_room(said.reason)
             return
-        if said.status == "locked":  # Another command does it: come back to it after the others.
+        if not self.tally.ended(index, said):  # Come back to it after the others.
             self.queue.append(index)
-            self.waiting.for_run(index, said)
-            return
-        self.statuses[index] = said.status
-        self.watcher.poll()
-        self.watcher.finished(index, said.status, said.message)
 
     def _queue_again(self, index: int) -> None:
         """Behind the others if all that is left takes turns, else before runs not begun."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from lora_cl.config import Config, RunConfig
-from lora_cl.errors import DivergedError, LoraClError
+from lora_cl.errors import DivergedError, LoraClError, OutOfTimeError
 from lora_cl.records.events import append_event, read_events
 from lora_cl.records.files import remove_files, write_atomic
 from lora_cl.records.folders import CONFIG
@@ -30,15 +31,24 @@ from lora_cl.running.timing import GiveWay
 from lora_cl.text import one_line
 
 LOCK_SECONDS = 1.0
+UNFINISHED = "unfinished"
 
 
 @dataclass(frozen=True)
 class Where:
-    """Where a run happens: what its config leaves open because it changes no result."""
+    """Where a run happens, and until when: what its config leaves open as it changes no result.
+
+    At ``until``, in seconds since 1970, a run saves a checkpoint and stops; None: never.
+    """
 
     results: Path
     device: str = "cpu"
     data_dir: Path | None = None
+    until: float | None = None
+
+    @property
+    def time_is_up(self) -> bool:
+        return self.until is not None and time.time() >= self.until
 
 
 @dataclass(frozen=True)
@@ -58,19 +68,23 @@ def run_one(
 
     What goes wrong in the run is recorded, not raised; KeyboardInterrupt is raised and leaves
     the run to be resumed. The status is ``locked`` if another process has the run folder,
-    and the message says which.
+    and the message says which; it is ``unfinished`` if time was up.
     """
     place = RunFolder(where.results, run)
     try:
         place.make()
         with FileLock(place.path / LOCK, timeout=LOCK_SECONDS):
-            if force:
+            if force and not where.time_is_up:
                 outcome = _run_locked(run, place.begin_anew(), where, give_way)
                 if outcome.status in FINISHED:
                     place.replace()
                 return outcome
-            status = place.finished() or place.adopted()
-            return Outcome(status) if status else _run_locked(run, place.path, where, give_way)
+            status = None if force else place.finished() or place.adopted()
+            if status:
+                return Outcome(status)
+            if where.time_is_up:
+                return Outcome(UNFINISHED)
+            return _run_locked(run, place.path, where, give_way)
     except Timeout:
         return _locked(place)
     except Exception as error:  # Not even a record could be written, such as on a full disk.
@@ -99,6 +113,9 @@ def _run_locked(run: RunConfig, folder: Path, where: Where, give_way: GiveWay | 
             except UnfitCheckpointError:  # It is gone: from the beginning, then.
                 session = _session(run, config, folder, where, give_way)
                 session.execute()
+        except OutOfTimeError:
+            append_event(folder, "stopped")
+            return Outcome(UNFINISHED)
         except DivergedError as diverged:
             status = "diverged"
             error = describe_error(diverged, diverged.task, diverged.step)
@@ -140,7 +157,7 @@ def _session(
     )
     bank = AdapterFolder(folder / ADAPTERS, device, run.run_hash)
     method = make_method(config, benchmark, bank, device, where.data_dir, run.content)
-    return Session(config, benchmark, method, folder, run.run_hash, give_way)
+    return Session(config, benchmark, method, folder, run.run_hash, give_way, where.until)
 
 
 def _whereabouts(session: Session | None) -> tuple[int | None, int | None]:

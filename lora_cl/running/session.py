@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from lora_cl.adapters import parameter_count
 from lora_cl.benchmarks import Benchmark, Task, permutation
 from lora_cl.config import Config
 from lora_cl.data.streaming import Inputs, joined
-from lora_cl.errors import DivergedError
+from lora_cl.errors import DivergedError, OutOfTimeError
 from lora_cl.methods import Method
 from lora_cl.models import TaskNetwork, without_prefix
 from lora_cl.records.events import append_event
@@ -38,8 +39,9 @@ class Session:
         folder: Path,
         run: str,
         give_way: GiveWay | None = None,
+        until: float | None = None,
     ) -> None:
-        """``run`` is the run's hash: its files say whose they are."""
+        """``run`` is the run's hash: its files say whose they are. ``until``: as in ``Where``."""
         self.config, self.benchmark, self.method = config, benchmark, method
         self.folder, self.run = folder, run
         self.base_parameters = parameter_count(method.network.backbone)
@@ -47,6 +49,7 @@ class Session:
         self.clock = Clock(self.state, method.network.device)
         self.evaluation = Evaluation(self.state, benchmark, self.clock)
         self.turns = Turns(give_way, self.clock)
+        self.until = math.inf if until is None else until
         self.resuming = Resuming(
             self.state, benchmark, folder, run, self.clock, config.checkpoint_seconds
         )
@@ -89,7 +92,14 @@ class Session:
     def save(self, index: int) -> None:
         self.state.place, self.state.fit = Place(task=index + 1), None
         if index + 1 < self.benchmark.n_tasks:
+            self.stop_in_time()
             self.resuming.save_if_due(boundary=True)
+
+    def stop_in_time(self) -> None:
+        """Saves a checkpoint and raises OutOfTimeError once time is up."""
+        if time.time() >= self.until:
+            self.resuming.save()
+            raise OutOfTimeError("time is up")
 
     # One fit
 
@@ -133,6 +143,7 @@ class Session:
                 return permutation(len(y), seed).to(y.device, non_blocking=True)
 
             def after_step() -> None:
+                self.stop_in_time()
                 self.resuming.save_if_due()
                 self.turns.offer()
 

@@ -13,7 +13,7 @@ from report_cases import FULL, JOINT, LORA, configured, record, result, write
 
 from lora_cl.errors import ResultsError
 from lora_cl.report import COLUMNS, aggregate, compare_table, render
-from lora_cl.text import count, duration, one_line, percent, size
+from lora_cl.text import count, duration, one_line, percent, seconds_of, size
 
 BETTER = [[0.9, None], [0.5, 0.8]]
 FIELDS = {
@@ -439,3 +439,24 @@ def test_units():
 def test_one_line():
     assert one_line("a\n b\x1b[0m\u202e\ud800\x00") == "a b�[0m���"
     assert one_line("x" * 300, limit=10) == "x" * 9 + "…"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("3h55m", 14_100.0),
+        ("90s", 90.0),
+        ("90", 90.0),
+        ("1h 30m", 5400.0),
+        ("1h2m3s", 3723.0),
+        ("0s", 0.0),
+        ("", None),
+        ("3x", None),
+        ("-5s", None),
+        ("1.5h", None),
+        ("5s3h", None),
+        ("٣h", None),
+    ],
+)
+def test_times_that_people_write(text: str, seconds: float | None) -> None:
+    assert seconds_of(text) == seconds

@@ -140,3 +140,31 @@ def test_the_summary_counts_what_there_is(tmp_path: Path) -> None:
     assert told("to do", "reused", "to do") == "3 runs: 1 reused, 2 to do"
     assert told("resumed", "reused") == "2 runs: 1 reused, 1 resumed"
     assert told("reused") == "1 run: 1 reused"
+
+
+def test_shards_are_disjoint_complete_and_stay_when_seeds_are_added() -> None:
+    few = {p.run.run_hash for p in api.plan(tiny("seeds=20"), results="nowhere")}
+    dealt: dict[str, int] = {}
+    for n in (1, 7):
+        dealt = {}
+        for number in range(1, n + 1):
+            for one in api.plan(tiny("seeds=20"), results="nowhere", shard=f"{number}/{n}"):
+                assert dealt.setdefault(one.run.run_hash, number) == number
+        assert dealt.keys() == few
+    sizes = Counter(dealt.values())
+    assert len(sizes) == 7
+    assert min(sizes.values()) >= 2
+    more = 0
+    for number in range(1, 8):
+        for one in api.plan(tiny("seeds=25"), results="nowhere", shard=f"{number}/7"):
+            assert dealt.get(one.run.run_hash, number) == number
+            more += 1
+    assert more == 75
+
+
+@pytest.mark.parametrize(
+    "text", ["0/3", "4/3", "1", "1/0", "a/b", "-1/3", "1/3/5", "", "1/1000000000"]
+)
+def test_a_shard_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"is not allowed: it is i/n"):
+        api.plan(tiny(), results="nowhere", shard=text)
