@@ -63,6 +63,8 @@ def run(
     only: Sequence[str] = (),
     shard: str | None = None,
     max_seconds: float | None = None,
+    engine: str = "pool",
+    address: str | None = None,
     progress: bool = True,
     say: Say = lambda message: None,
 ) -> list[Record]:
@@ -78,14 +80,12 @@ def run(
 
     ``jobs`` processes work side by side, by default as many as the cores this process may use
     have room for, with the configs' ``threads`` each; 0 works in this process, and then in one
-    thread of it at a time. Raises ConfigError or DataError, and then nothing was started; a run
-    that fails is recorded.
+    thread of it at a time. ``engine`` "ray" does the same runs on the Ray cluster at ``address``,
+    or on one of this machine alone; ``jobs`` is then the most at a time. Raises ConfigError or
+    DataError, and then nothing was started; a run that fails is recorded.
     """
     experiments = _experiments(experiments)
-    if jobs is None:
-        jobs = jobs_for(max((one.config.threads for one in experiments), default=1))
-    elif type(jobs) is not int or jobs < 0:
-        raise ConfigError(f"jobs: {_shown(jobs)} is not allowed: it is a whole number from 0")
+    do_all = _engine(engine, jobs, address, experiments)
     until = None if max_seconds is None else time.time() + max_seconds
     where = replace(_where(results, device, data_dir), until=until)
     planned = _planned(experiments, where, force, only, shard, say)
@@ -100,12 +100,11 @@ def run(
         RunLabel(run.experiment, run.label, run.seed, folder.anew if force else folder.path)
         for run, folder in zip(runs, folders, strict=True)
     ]
-    engine: Engine = partial(pool.run_all, jobs=jobs)
     if progress:
         with Progress(labels) as watcher:
-            statuses = engine(runs, where, watcher, force)
+            statuses = do_all(runs, where, watcher, force)
     else:
-        statuses = engine(runs, where, _Silence(), force)
+        statuses = do_all(runs, where, _Silence(), force)
     if max_seconds is not None and (left := statuses.count(UNFINISHED)):
         raise OutOfTimeError(
             f"time is up: {left} of {len(runs)} runs are not done; "
@@ -177,6 +176,25 @@ def _planned(
         Planned(run, folder, TO_DO if force else folder.outlook())
         for run, folder in zip(runs, folders, strict=True)
     ]
+
+
+def _engine(
+    name: str, jobs: int | None, address: str | None, experiments: Sequence[Experiment]
+) -> Engine:
+    if jobs is not None and (type(jobs) is not int or jobs < 0):
+        raise ConfigError(f"jobs: {_shown(jobs)} is not allowed: it is a whole number from 0")
+    if name == "ray":
+        from lora_cl.engines import ray_cluster
+
+        at = None if address is None else _text("address", address)
+        return partial(ray_cluster.run_all, address=at, jobs=jobs)
+    if name != "pool":
+        raise ConfigError(f"engine: {_shown(name)} is not allowed: it is pool or ray")
+    if address is not None:
+        raise ConfigError("address: is of a Ray cluster, and the engine is pool; add engine ray")
+    if jobs is None:
+        jobs = jobs_for(max((one.config.threads for one in experiments), default=1))
+    return partial(pool.run_all, jobs=jobs)
 
 
 class _Silence(Watcher):

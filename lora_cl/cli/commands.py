@@ -90,6 +90,12 @@ def run(
     only: Annotated[
         list[str], typer.Option(metavar="LABEL", help="Only these methods; * stands for anything.")
     ] = [],  # noqa: B006
+    engine: Annotated[
+        str, typer.Option(help="pool: processes of this machine; ray: a Ray cluster.")
+    ] = "pool",
+    address: Annotated[
+        str | None, typer.Option(help="Of the Ray cluster; without it this machine is one.")
+    ] = None,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts of the runs.")
     ] = None,
@@ -107,7 +113,8 @@ def run(
     """
     with answering():
         begun, seconds = time.monotonic(), _seconds("--max-time", max_time)
-        _prepare_processes(device, 0 if dry_run else jobs)
+        one_of("--engine", engine, ["pool", "ray"])
+        _prepare_processes(device, 0 if dry_run or engine == "ray" else jobs)
         with importing():
             from lora_cl import api
 
@@ -126,7 +133,7 @@ def run(
             return
         if seconds is not None:  # The long imports count, too.
             seconds -= time.monotonic() - begun
-        records = api.run(**asked, jobs=jobs, max_seconds=seconds)
+        records = api.run(**asked, jobs=jobs, max_seconds=seconds, engine=engine, address=address)
         _tell_averages(records, results)
     if any(record.status != "done" for record in records):
         raise typer.Exit(RUN_FAILED)

@@ -65,6 +65,13 @@ class BaseOptions(OptionsBase):
         return self
 
 
+class ResourceOptions(OptionsBase):
+    """What a run takes of a cluster's node: `cpus`, by default `threads`, and a share of `gpus`."""
+
+    cpus: float | None = Field(default=None, gt=0.0, le=1024.0)
+    gpus: float = Field(default=0.0, ge=0.0, le=64.0)
+
+
 def _labels_name_methods(value: Any) -> Any:
     """A label that is a method's name needs no `method:` key; `label:` alone means no options."""
     if not isinstance(value, Mapping):
@@ -119,6 +126,9 @@ class Config(OptionsBase):
     cache: bool = True
     validation: float = Field(default=0.0, ge=0.0, lt=1.0)
     stream: Stream = Field(default="auto", json_schema_extra={"hashed": False})
+    resources: ResourceOptions = Field(
+        default=ResourceOptions(), json_schema_extra={"hashed": False}
+    )
     compile: bool = Field(default=False, json_schema_extra={"hashed": False})
     checkpoint_seconds: float = Field(default=30.0, ge=0.0, json_schema_extra={"hashed": False})
 

@@ -18,6 +18,7 @@ from lora_cl.records.layout import (
     ADAPTERS,
     CHECKPOINT,
     FILES,
+    HOLDER,
     LOCK,
     MODEL,
     anew,
@@ -115,7 +116,7 @@ def faults(folder: Path, config_text: ConfigText) -> Iterator[str]:
 
 
 def _of_other_kind(folder: Path) -> Iterator[str]:
-    checks = [(require_file, name) for name in (*FILES, LOCK) if name != RESULT]
+    checks = [(require_file, name) for name in (*FILES, LOCK, HOLDER) if name != RESULT]
     for check, name in [*checks, (require_folder, ADAPTERS), (require_folder, CHECKPOINT)]:
         try:
             check(folder / name)

@@ -21,7 +21,8 @@ from lora_cl.records.results import RESULT
 
 MODEL = "model.safetensors"
 TRACEBACK = "traceback.txt"
-LOCK = ".lock"
+LOCK, HOLDER = ".lock", ".holder"
+"""While a run is done: what is locked, and who has it."""
 ADAPTERS, CHECKPOINT = "adapters", "checkpoint"
 
 OURS = (RESULT, CONFIG, EVENTS, TRACEBACK, MODEL, ADAPTERS, CHECKPOINT)
@@ -109,7 +110,7 @@ def require_plain(folder: Path) -> None:
 
     Files are files there, and folders folders.
     """
-    for name in (*FILES, LOCK):
+    for name in (*FILES, LOCK, HOLDER):
         require_file(folder / name)
     for place in (folder, folder / CHECKPOINT, folder / ADAPTERS):
         require_folder(place)

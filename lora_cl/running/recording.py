@@ -131,17 +131,20 @@ def provenance(run: RunConfig, device: torch.device, folder: Path) -> dict[str, 
 
 def _sessions(folder: Path) -> dict[str, Any]:
     """When a run was first started, the seconds it took, in how many sessions, and what it was
-    computed with that was not the same in all of them.
+    computed with that was not the same in all of them, and how a cluster lost it.
 
     The seconds hold those in which other runs had their turn. Of a session that was killed counts
     what its log tells.
     """
     starts: list[float] = []
     changed: set[str] = set()
+    lost: list[str] = []
     before: Mapping[str, Any] | None = None
     seconds = latest = 0.0
     for event, _ in read_events(folder):
         moment = event.get("time")
+        if event["event"] == "lost":
+            lost.append(one_line(event.get("message"), 160))
         if isinstance(moment, int | float):
             if event["event"] == "run_started":
                 seconds += latest - starts[-1] if starts else 0.0
@@ -160,4 +163,5 @@ def _sessions(folder: Path) -> dict[str, Any]:
         "seconds": max(0.0, seconds),
         "sessions": len(starts),
         "changed_between_sessions": sorted(changed),
+        **({"lost": lost} if lost else {}),
     }

@@ -21,7 +21,7 @@ from lora_cl.records.results import RESULT, write_result
 from lora_cl.running.arithmetic import computed_with, reproducible
 from lora_cl.running.checkpoints import AdapterFolder
 from lora_cl.running.folder import FINISHED, RunFolder
-from lora_cl.running.holder import holder
+from lora_cl.running.holder import holder, noted
 from lora_cl.running.machine import MemoryPeak, code_version, require_same, versions
 from lora_cl.running.making import make_benchmark, make_method
 from lora_cl.running.recording import EXPECTED, describe_error, identity, measured, provenance
@@ -73,7 +73,7 @@ def run_one(
     place = RunFolder(where.results, run)
     try:
         place.make()
-        with FileLock(place.path / LOCK, timeout=LOCK_SECONDS):
+        with FileLock(place.path / LOCK, timeout=LOCK_SECONDS), noted(place.path):
             if force and not where.time_is_up:
                 outcome = _run_locked(run, place.begin_anew(), where, give_way)
                 if outcome.status in FINISHED:

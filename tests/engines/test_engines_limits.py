@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from process_cases import ENVIRONMENT, TWO_RUNS, python, wait_until
 
 from lora_cl.engines.cores import jobs_for, usable_cores
 from lora_cl.records.folders import load_records
-from lora_cl.running.holder import holder
+from lora_cl.running.holder import holder, noted
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
@@ -163,7 +164,7 @@ def test_who_holds_a_folder_is_told_and_one_interrupt_ends_the_wait(config: Path
     """The holder is stopped, as an orphan may be; the other run is not kept waiting by it."""
     results = config.parent / "r"
     hurried = (
-        "import sys; from lora_cl.engines import pool; pool.PATIENCE_SECONDS = 0.1\n"
+        "import sys; from lora_cl.engines import engine; engine.PATIENCE_SECONDS = 0.1\n"
         "import lora_cl.cli; sys.argv = ['lora-cl', *sys.argv[1:]]; lora_cl.cli.main()"
     )
     assert python(hurried, "run", config, "--results", results, "--jobs", "0").returncode == 0
@@ -200,6 +201,21 @@ def test_a_lock_that_nobody_holds_or_that_is_not_there(tmp_path: Path) -> None:
     assert holder(tmp_path / "none") == "another process"
     (tmp_path / "free").write_text("")
     assert holder(tmp_path / "free") == "another process"
+
+
+def test_a_holder_on_another_machine_is_told_by_its_note(tmp_path: Path) -> None:
+    with noted(tmp_path):
+        assert holder(tmp_path / ".lock") == f"process {os.getpid()} on {platform.node()}"
+    assert holder(tmp_path / ".lock") == "another process"
+    assert list(tmp_path.iterdir()) == []
+    for damaged in ("", "17", "x y", "17 ", "\x00" * 400):
+        (tmp_path / ".holder").write_text(damaged)
+        assert holder(tmp_path / ".lock") == "another process"
+    (tmp_path / ".holder").unlink()
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / ".holder").symlink_to(tmp_path / "victim")
+    with noted(tmp_path):
+        assert (tmp_path / "victim").read_text() == "mine"
 
 
 @linux

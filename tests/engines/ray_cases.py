@@ -1,0 +1,90 @@
+"""A Ray cluster of several nodes on this machine, of real processes."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from process_cases import session_of, wait_until
+
+RAY = str(Path(sys.executable).with_name("ray"))
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+"""What nodes and drivers of a cluster know each other by."""
+ENVIRONMENT = {**os.environ, **TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+class Cluster:
+    """A head that does no runs, and nodes of a core each, which can be killed."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch, self.nodes = scratch, 0
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.address = f"127.0.0.1:{_free_port()}"
+
+    def start_head(self) -> None:
+        port = self.address.rpartition(":")[2]
+        options = ["--head", f"--port={port}", "--include-dashboard=false", "--num-cpus=0"]
+        self._start("head", options, [])
+
+    def add(self, blind_to: Path | None = None) -> str:
+        """Another node; ``blind_to`` is a folder that is an empty one of its own for it."""
+        self.nodes += 1
+        name = f"node{self.nodes}"
+        prefix = []
+        if blind_to is not None:
+            mount = f'mount -t tmpfs tmpfs "{blind_to}" && exec "$@"'
+            prefix = ["unshare", "--mount", "sh", "-c", mount, "sh"]
+        self._start(name, [f"--address={self.address}", "--num-cpus=1"], prefix)
+        return name
+
+    def _start(self, name: str, options: list[str], prefix: list[str]) -> None:
+        log = self.scratch / f"{name}.log"
+        with log.open("wb") as out:
+            self.processes[name] = subprocess.Popen(
+                [*prefix, RAY, "start", *options, "--block", "--object-store-memory=100000000"],
+                stdout=out,
+                stderr=out,
+                env=ENVIRONMENT,
+                start_new_session=True,
+            )
+        process = self.processes[name]
+        ready = wait_until(
+            lambda: "Ray runtime started" in log.read_text() or process.poll() is not None, 90
+        )
+        assert ready, log.read_text()
+        assert process.poll() is None, log.read_text()
+
+    def kill(self, name: str) -> None:
+        """All processes of a node at once, as when its plug is pulled."""
+        process = self.processes.pop(name)
+        for pid in session_of(process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+    def end(self) -> None:
+        for name in list(self.processes):
+            self.kill(name)
+
+
+@contextmanager
+def cluster(scratch: Path) -> Iterator[Cluster]:
+    made = Cluster(scratch)
+    try:
+        made.start_head()
+        yield made
+    finally:
+        made.end()
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
