@@ -7,6 +7,7 @@ from lora_cl.adapters.adalora import (
     make_adalora,
     orthogonality_penalty,
 )
+from lora_cl.adapters.attention import UnpackedAttention
 from lora_cl.adapters.dora import DoRA, make_dora
 from lora_cl.adapters.inject import (
     activate,
@@ -20,12 +21,13 @@ from lora_cl.adapters.inject import (
     merged_parameter_count,
     remove_adapter,
     set_trainable,
+    unpacked_attentions,
     wrap,
 )
 from lora_cl.adapters.layer import AdaptedLayer, Adapter
 from lora_cl.adapters.lora import LoRA, lora_delta, lora_scale, make_lora
 from lora_cl.adapters.nf4 import NF4Linear, nf4_dequantize, nf4_quantize, parameter_count
-from lora_cl.adapters.peft_format import PeftAdapter, from_peft, to_peft
+from lora_cl.adapters.peft_format import PeftAdapter, from_peft, to_peft, unfit_for_peft
 from lora_cl.adapters.rank_allocation import (
     RankAllocator,
     budget_schedule,
@@ -45,6 +47,7 @@ __all__ = [
     "PenaltyForm",
     "RankAllocator",
     "SVDLoRA",
+    "UnpackedAttention",
     "activate",
     "adalora_scale",
     "adapted_layers",
@@ -73,6 +76,8 @@ __all__ = [
     "set_trainable",
     "to_peft",
     "triplet_scores",
+    "unfit_for_peft",
+    "unpacked_attentions",
     "update_sensitivity",
     "wrap",
 ]

@@ -9,6 +9,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from lora_cl.adapters.adalora import SVDLoRA
+from lora_cl.adapters.attention import UnpackedAttention, unpackable
 from lora_cl.adapters.layer import AdaptedLayer, Adapter, adaptable
 from lora_cl.adapters.nf4 import NF4Linear, parameter_count
 from lora_cl.errors import MethodError
@@ -18,37 +19,67 @@ from lora_cl.text import did_you_mean
 def wrap(backbone: nn.Module, names: Iterable[str], quantize: bool = False) -> None:
     """Replace the layers called ``names``, in place, by an AdaptedLayer around each.
 
-    Their weights are frozen; with ``quantize`` they are stored in NF4, and the dense weight goes.
+    An nn.MultiheadAttention becomes an UnpackedAttention, both of whose projections are wrapped.
+    The weights are frozen; with ``quantize`` they are stored in NF4, and the dense weight goes.
     MethodError, before anything is replaced, for a name that is no layer to be adapted, and for
-    ``quantize`` on anything but a Linear.
+    ``quantize`` on anything but linear layers.
     """
     modules = dict(backbone.named_modules())
-    bases: dict[nn.Module, str] = {}
+    targets: list[nn.Module] = []
     for name in names:
         layer = modules.get(name)
-        if not name or layer is None or not adaptable(layer):
+        if not name or layer is None or not (adaptable(layer) or unpackable(layer)):
             what = "not there" if layer is None else f"a {type(layer).__name__}"
             raise MethodError(
-                f"layer {name!r} is {what}; what can be adapted is a Linear or Conv2d inside the "
-                "backbone that is not adapted yet"
+                f"layer {name!r} is {what}; what can be adapted is a Linear, Conv2d or "
+                "MultiheadAttention inside the backbone that is not adapted yet"
             )
-        if quantize and not isinstance(layer, nn.Linear):
+        if quantize and isinstance(layer, nn.Conv2d):
             raise MethodError(
                 f"layer {name!r} is a {type(layer).__name__}; a 4-bit base holds Linear layers only"
             )
-        bases[layer] = name
-    for base in bases:
-        adapted = AdaptedLayer(NF4Linear(base) if quantize else base)  # type: ignore[arg-type]
-        # A layer used under two names is replaced under both.
-        for module in modules.values():
-            for child, child_module in module._modules.items():
-                if child_module is base:
-                    module._modules[child] = adapted.train(base.training)
+        targets.append(layer)
+
+    def adapted(base: nn.Module) -> AdaptedLayer:
+        layer = AdaptedLayer(NF4Linear(base) if quantize else base)  # type: ignore[arg-type]
+        return layer.train(base.training)
+
+    for target in targets:
+        if isinstance(target, nn.MultiheadAttention):
+            attention = UnpackedAttention(target)
+            attention.in_proj = adapted(attention.in_proj)
+            attention.out_proj = adapted(attention.out_proj)
+            _replace(modules.values(), target, attention)
+        else:
+            _replace(modules.values(), target, adapted(target))
+    _call_layers(modules.values())
+
+
+def _replace(modules: Iterable[nn.Module], old: nn.Module, new: nn.Module) -> None:
+    """Puts ``new`` wherever one of ``modules`` has ``old``: a layer may have two names."""
+    for module in modules:
+        for child, child_module in module._modules.items():
+            if child_module is old:
+                module._modules[child] = new
+
+
+def _call_layers(modules: Iterable[nn.Module]) -> None:
+    """Torch's encoders skip, in eval mode, the forward of the layers inside: no longer."""
+    for module in modules:
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0
+        elif isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
 
 
 def adapted_layers(backbone: nn.Module) -> dict[str, AdaptedLayer]:
     """Name to layer, for every adapted layer, in the order of the backbone's modules."""
     return {n: m for n, m in backbone.named_modules() if isinstance(m, AdaptedLayer)}
+
+
+def unpacked_attentions(backbone: nn.Module) -> list[str]:
+    """The names of the attentions that ``wrap`` took apart."""
+    return [n for n, m in backbone.named_modules() if isinstance(m, UnpackedAttention)]
 
 
 def add_adapter(

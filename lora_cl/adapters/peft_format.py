@@ -55,6 +55,21 @@ class PeftAdapter:
         return list(_by_layer(self.state, _NEEDED[self.kind]))
 
 
+def unfit_for_peft(layers: Iterable[str], attentions: Iterable[str] = ()) -> str:
+    """Why PEFT cannot hold adapters of these layers, some inside ``attentions`` that were taken
+    apart; empty if it can.
+
+    PEFT's LoRA of an nn.MultiheadAttention adds the change of ``out_proj`` twice (0.21; its pull
+    request 3774), and it has no other adapter for one.
+    """
+    for attention in attentions:
+        return f"layer {attention}: PEFT computes adapters of an nn.MultiheadAttention otherwise"
+    for layer in layers:
+        if "head" in layer.split("."):
+            return f"layer {layer}: PEFT takes every module called head for the head"
+    return ""
+
+
 def to_peft(adapter: PeftAdapter) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The content of adapter_config.json, and the tensors of adapter_model.safetensors.
 
@@ -63,9 +78,9 @@ def to_peft(adapter: PeftAdapter) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     layers = _by_layer(adapter.state, _NEEDED[adapter.kind])
     tensors: dict[str, Tensor] = {}
+    if problem := unfit_for_peft(layers):
+        raise MethodError(problem)
     for layer, parameters in layers.items():
-        if "head" in layer.split("."):
-            raise MethodError(f"layer {layer}: PEFT takes every module called head for the head")
         _check_rank(layer, parameters, adapter)
         if adapter.kind != "adalora":
             parameters = parameters | {"lora_A.weight": _spread_groups(parameters)}

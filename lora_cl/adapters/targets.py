@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from lora_cl.adapters.attention import UnpackedAttention, unpackable
 from lora_cl.adapters.layer import AdaptedLayer, adaptable, depthwise
 from lora_cl.errors import MethodError
 from lora_cl.text import did_you_mean
@@ -22,14 +23,16 @@ def match_targets(backbone: nn.Module, targets: str | list[str]) -> list[str]:
 
     ``targets`` is one of
 
-    - ``all-linear``: every Linear and Conv2d but the depthwise ones, where an adapter would be
-      larger than the layer (``left_out`` names them);
-    - ``attention``: the Linear layers named like q, k and v, and their output projection;
+    - ``all-linear``: every Linear, Conv2d and MultiheadAttention but the depthwise convolutions,
+      where an adapter would be larger than the layer (``left_out`` names them);
+    - ``attention``: every MultiheadAttention; the Linear layers named like q, k and v, and their
+      output projection;
     - ``last-k``, such as ``last-2``: the last k of the layers of ``all-linear``;
     - a list of layer names or globs (``*`` also matches dots); each must match something.
 
-    MethodError if nothing matches, and if what matches lies in an nn.MultiheadAttention: that
-    module reads the weights of its parts directly, so that an adapter there would do nothing.
+    An nn.MultiheadAttention is one layer here: both of its projections are adapted, as in PEFT.
+    MethodError if nothing matches, and if what matches lies in one that cannot be taken apart:
+    it reads the weights of its parts directly, so that an adapter there would do nothing.
     """
     layers = adaptable_layers(backbone)
     full = {name: layer for name, layer in layers.items() if not depthwise(layer)}
@@ -65,14 +68,18 @@ def left_out(backbone: nn.Module, targets: str | list[str]) -> str:
 
 
 def adaptable_layers(backbone: nn.Module) -> dict[str, nn.Module]:
-    """Name to layer, for every Linear and Conv2d; a layer already adapted counts under its name."""
-    modules = dict(backbone.named_modules())
-    adapted = {name for name, module in modules.items() if isinstance(module, AdaptedLayer)}
-    return {
-        name: module
-        for name, module in modules.items()
-        if name in adapted or (adaptable(module) and _parent(name) not in adapted)
-    }
+    """Name to layer, for every Linear, Conv2d and MultiheadAttention, adapted already or not."""
+    layers: dict[str, nn.Module] = {}
+    whole: set[str] = set()
+    for name, module in backbone.named_modules():
+        if whole.intersection(_parents(name)):
+            continue
+        if isinstance(module, AdaptedLayer | UnpackedAttention) or unpackable(module):
+            whole.add(name)
+            layers[name] = module
+        elif adaptable(module):
+            layers[name] = module
+    return layers
 
 
 def _match_globs(backbone: nn.Module, layers: Iterable[str], globs: list[str]) -> list[str]:
@@ -80,8 +87,7 @@ def _match_globs(backbone: nn.Module, layers: Iterable[str], globs: list[str]) -
     for glob in globs:
         matches = {name for name in layers if name == glob or fnmatchcase(name, glob)}
         if not matches:
-            other = dict(backbone.named_modules()).get(glob)
-            what = f" is {_a(other)}; only Linear and Conv2d can be adapted" if other else ""
+            what = _what_else(backbone, layers, glob)
             raise MethodError(
                 f"0 layers matched targets={glob!r}{what}; the model has: {_listed(layers)}"
                 f"{did_you_mean(glob, layers)}"
@@ -90,13 +96,27 @@ def _match_globs(backbone: nn.Module, layers: Iterable[str], globs: list[str]) -
     return [name for name in layers if name in found]
 
 
+def _what_else(backbone: nn.Module, layers: Iterable[str], name: str) -> str:
+    other = dict(backbone.named_modules()).get(name)
+    if other is None:
+        return ""
+    if within := [layer for layer in layers if layer in _parents(name)]:
+        return f" is a part of {within[0]}, which is adapted as a whole"
+    return f" is of type {type(other).__name__}; only Linear and Conv2d can be adapted"
+
+
 def _attention(backbone: nn.Module, layers: dict[str, nn.Module]) -> list[str]:
     _refuse_packed(backbone, list(_packed(backbone)), "attention")
+    whole = {name for name, layer in layers.items() if _is_attention(layer)}
     linear = [name for name, layer in layers.items() if not _is_conv(layer)]
     parents = {_parent(name) for name in linear if _leaf(name) in _QUERY_KEY_VALUE}
     # "out" and "proj" are common names: they count only beside a query, key or value.
     wanted = _QUERY_KEY_VALUE | _ATTENTION_OUT
-    return [name for name in linear if _leaf(name) in wanted and _parent(name) in parents]
+    return [
+        name
+        for name in linear
+        if name in whole or (_leaf(name) in wanted and _parent(name) in parents)
+    ]
 
 
 def _last(layers: dict[str, nn.Module], k: int, targets: str) -> list[str]:
@@ -112,13 +132,22 @@ def _refuse_packed(backbone: nn.Module, names: list[str], targets: str | list[st
         if any(name == packed or name.startswith(f"{packed}.") for name in names):
             raise MethodError(
                 f"targets={targets!r} reaches into {packed or 'the model'}, an "
-                "nn.MultiheadAttention, which keeps q, k and v in one in_proj_weight and calls no "
-                "layer: an adapter there would do nothing; list other layers by name or glob"
+                "nn.MultiheadAttention whose keys and values have widths of their own, or which "
+                "adds some: only a plain one can be adapted; list other layers by name or glob"
             )
 
 
 def _packed(backbone: nn.Module) -> list[str]:
-    return [n for n, m in backbone.named_modules() if isinstance(m, nn.MultiheadAttention)]
+    """Those attentions that cannot be taken apart."""
+    return [
+        name
+        for name, module in backbone.named_modules()
+        if isinstance(module, nn.MultiheadAttention) and not unpackable(module)
+    ]
+
+
+def _is_attention(layer: nn.Module) -> bool:
+    return isinstance(layer, UnpackedAttention | nn.MultiheadAttention)
 
 
 def _is_conv(layer: nn.Module) -> bool:
@@ -133,8 +162,10 @@ def _leaf(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _a(module: nn.Module) -> str:
-    return f"of type {type(module).__name__}"
+def _parents(name: str) -> list[str]:
+    """The modules around ``name``, the nearest last."""
+    words = name.split(".")
+    return [".".join(words[:end]) for end in range(1, len(words))]
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from lora_cl.adapters import (
     PenaltyForm,
     RankAllocator,
     SVDLoRA,
+    adapted_layers,
     adapter_modules,
     make_adalora,
     orthogonality_penalty,
@@ -108,11 +109,11 @@ class AdaLoRA(AdapterPerTask):
 
     def details(self) -> dict[str, Any]:
         """The rank that every layer was given, task by task."""
-        ranks = {}
+        ranks, layers = {}, adapted_layers(self.network.backbone)
         for task_id in sorted(self.bank):
             sealed = self.bank[task_id]
             ranks[str(task_id)] = {
-                layer: sealed[f"backbone.{layer}.lora_E"].shape[0] for layer in self.target_names
+                layer: sealed[f"backbone.{layer}.lora_E"].shape[0] for layer in layers
             }
         return {"ranks": ranks}
 

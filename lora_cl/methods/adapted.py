@@ -22,6 +22,8 @@ from lora_cl.adapters import (
     match_targets,
     remove_adapter,
     to_peft,
+    unfit_for_peft,
+    unpacked_attentions,
     wrap,
 )
 from lora_cl.benchmarks import Task
@@ -54,8 +56,8 @@ class AdapterPerTask(Method):
 
     def prepare(self) -> None:
         backbone = self.network.backbone
-        self.target_names = match_targets(backbone, self.options.targets)
-        wrap(backbone, self.target_names, quantize=self.quantized_base)
+        targets = match_targets(backbone, self.options.targets)
+        wrap(backbone, targets, quantize=self.quantized_base)
         self._add_adapter(0)  # A layer that no adapter fits is told before anything starts.
         remove_adapter(backbone, self.head_name(0))
         trainable_only(self.network, [])
@@ -134,8 +136,15 @@ class AdapterPerTask(Method):
         del self.network.heads[name]
 
     def to_peft(self, sealed: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        """None for layers that are ``unfit_for_peft``."""
+        if self.unfit_for_peft():
+            return None
         state, head = _under("backbone.", sealed), _under("head.", sealed)
         return to_peft(PeftAdapter(state=state, head=head, **self.peft_options()))
+
+    def unfit_for_peft(self) -> str:
+        backbone = self.network.backbone
+        return unfit_for_peft(adapted_layers(backbone), unpacked_attentions(backbone))
 
     def from_peft(self, config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         adapter = from_peft(config, tensors)

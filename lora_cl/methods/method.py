@@ -266,6 +266,10 @@ class Method(ABC):
         """A sealed task's tensors as PEFT's config and tensors; None where PEFT has no form."""
         return None
 
+    def unfit_for_peft(self) -> str:
+        """Why ``to_peft`` gives None although PEFT knows such adapters. Default: nothing."""
+        return ""
+
     def from_peft(self, config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The inverse of ``to_peft``."""
         raise NotImplementedError

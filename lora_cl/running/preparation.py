@@ -159,7 +159,9 @@ def _check_method(config: Config, label: str, benchmark: Benchmark, root: Path) 
         key = error.key if isinstance(error, ConfigError) else None
         raise ConfigError(str(error), key or f"methods.{label}") from None
     targets = getattr(getattr(options, "adapter", None) or options, "targets", [])
-    return left_out(network.backbone, targets)
+    unfit = method.unfit_for_peft()
+    notes = [left_out(network.backbone, targets), unfit and f"no files for PEFT: {unfit}"]
+    return "; ".join(filter(None, notes))
 
 
 class _Budget(TorchFunctionMode):

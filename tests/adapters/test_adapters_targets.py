@@ -108,19 +108,31 @@ def test_a_model_without_layers():
         match_targets(nn.Sequential(nn.ReLU()), "all-linear")
 
 
-@pytest.mark.parametrize("targets", ["all-linear", "attention", "last-3", ["*out_proj"], ["*"]])
-def test_packed_attention_is_refused(targets):
-    with pytest.raises(MethodError, match=r"self_attn.*nn\.MultiheadAttention.*in_proj_weight"):
-        match_targets(nn.TransformerEncoderLayer(8, 2, 16), targets)
-
-
-def test_beside_packed_attention_other_layers_may_be_named():
+def test_packed_attention_is_one_layer():
     model = nn.TransformerEncoderLayer(8, 2, 16)
+    names = ["self_attn", "linear1", "linear2"]
+    for targets in ("all-linear", "last-3", ["*"]):
+        assert match_targets(model, targets) == names
+    assert match_targets(model, "attention") == ["self_attn"]
     assert match_targets(model, ["linear*"]) == ["linear1", "linear2"]
-    assert match_targets(model, "last-2") == ["linear1", "linear2"]
+    with pytest.raises(MethodError, match=r"'self_attn\.out_proj' is a part of self_attn, which"):
+        match_targets(model, ["self_attn.out_proj"])
+    wrap(model, ["self_attn"])
+    for targets in ("all-linear", "last-3"):
+        assert match_targets(model, targets) == names
+    assert match_targets(model, "attention") == ["self_attn"]
 
 
-def test_what_the_refusal_is_for():
+@pytest.mark.parametrize("targets", ["all-linear", "attention", ["0*"], ["*"]])
+@pytest.mark.parametrize("odd", [{"kdim": 4, "vdim": 4}, {"add_bias_kv": True}])
+def test_packed_attention_that_cannot_be_taken_apart_is_refused(targets, odd):
+    model = nn.Sequential(nn.MultiheadAttention(8, 2, **odd), nn.Linear(8, 8))
+    with pytest.raises(MethodError, match=r"reaches into 0, an nn\.MultiheadAttention whose keys"):
+        match_targets(model, targets)
+    assert match_targets(model, ["1"]) == ["1"]
+
+
+def test_what_taking_apart_is_for():
     """Wrapping out_proj would put an adapter where its forward is never called."""
     model = nn.MultiheadAttention(8, 2)
     called = []

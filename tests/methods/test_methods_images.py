@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from lora_cl.adapters import adapted_layers
 from lora_cl.errors import ConfigError
 from lora_cl.records.results import read_result
+from lora_cl.running.loading import load_run
 from lora_cl.testing.runs import outcome, run_done, runs_of
 
 TEXT = """
@@ -46,6 +48,21 @@ def test_every_method_learns_two_tasks(tmp_path: Path, method: str, model: str) 
     result = read_result(folder)
     assert result is not None
     assert all(entry is not None for entry in result["accuracy_matrix"][-1])
+
+
+@pytest.mark.parametrize("method", [*LOW_RANK, "adalora", "ewc-lora", "qlora"])
+def test_adapters_reach_packed_attention(tmp_path: Path, method: str) -> None:
+    options = METHODS.get(method, "{method: qlora, rank: 2}")
+    text = TEXT.format(model="{name: 'encoder_backbone:Encoder'}", method=options)
+    folder = run_done(text, tmp_path)
+    result = read_result(folder)
+    assert result is not None
+    assert all(entry is not None for entry in result["accuracy_matrix"][-1])
+    method_again = load_run(folder)
+    layers = adapted_layers(method_again.network.backbone)
+    assert len(layers) == 1 + 2 * 4
+    assert "encoder.layers.1.self_attn.in_proj" in layers
+    assert not list(folder.rglob("adapter_config.json"))
 
 
 @pytest.mark.parametrize("model", MODELS)
