@@ -19,9 +19,11 @@ def _one_duration(value: Any) -> Any:
 
 
 class StepOptions(OptionsBase):
-    """With what steps are taken. `head_lr`: the learning rate of the heads; null: as all else."""
+    """With what steps are taken. `micro_batch`: how many samples of a batch go through the network
+    at once; null: all. `head_lr`: the learning rate of the heads; null: as all else."""
 
     batch_size: int = Field(default=128, ge=1)
+    micro_batch: int | None = Field(default=None, ge=1)
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = Field(default=1e-3, gt=0.0)
     head_lr: float | None = Field(default=None, gt=0.0)

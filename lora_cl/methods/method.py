@@ -230,6 +230,12 @@ class Method(ABC):
         """
         return type(self).loss is Method.loss
 
+    @property
+    def loss_is_a_mean(self) -> bool:
+        """Whether the loss of a batch is the mean over its samples, so that the batch can be taken
+        in parts. What a loss draws for its samples, the next part's continues."""
+        return True
+
     def loss(self, network: TaskNetwork, x: Tensor, y: Tensor) -> Tensor:
         """The loss of one batch. Default: cross-entropy among the outputs of a sample's task."""
         return task_cross_entropy(network, network(x), y)

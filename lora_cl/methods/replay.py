@@ -63,7 +63,8 @@ class Replay(SharedBackbone):
 
     def set_step(self, step: int) -> None:
         """The memory's batches are drawn by the step, so it is part of the state."""
-        self.step = step
+        seed = self.seed_for("memory batch", self.learned[-1], step)
+        self.generator = torch.Generator().manual_seed(seed)
         self.kept["step"] = torch.tensor(step)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -84,11 +85,11 @@ class Replay(SharedBackbone):
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
         """``count`` samples of the memory, with replacement: inputs, and outputs of the network
-        that sees all tasks. The same at the same step, whatever happened before."""
+        that sees all tasks. The same at the same step, whatever happened before, and whether they
+        are drawn at once or in parts."""
         y = self.kept["memory.y"]
-        seed = self.seed_for("memory batch", self.learned[-1], self.step)
-        generator = torch.Generator().manual_seed(seed)
-        index = torch.randint(len(y), (count,), generator=generator).to(y.device, non_blocking=True)
+        index = torch.randint(len(y), (count,), generator=self.generator)
+        index = index.to(y.device, non_blocking=True)
         outputs = y[index].long() + self.offsets[self.kept["memory.task"][index].long()]
         return pixels(self.kept["memory.x"].index_select(0, index)), outputs
 

@@ -113,6 +113,10 @@ class SharedPrivate(Method):
             groups.append({"params": shared, "lr_scale": self._shared_rate()})
         return groups
 
+    @property
+    def loss_is_a_mean(self) -> bool:
+        return not self.options.difference  # It compares the samples of a batch.
+
     def loss(self, network: TaskNetwork, x: Tensor, y: Tensor) -> Tensor:
         features = network.backbone(x)
         loss = task_cross_entropy(network, network.logits(features), y)

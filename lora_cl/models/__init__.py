@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from lora_cl.data import Dataset, data_root
+from lora_cl.errors import ConfigError
 from lora_cl.models.backbone import Backbone
+from lora_cl.models.checkpointing import checkpoint_blocks
 from lora_cl.models.cnn import Cnn
 from lora_cl.models.lite0 import EfficientNetLite0
 from lora_cl.models.mlp import Mlp, MlpOptions
@@ -67,6 +69,9 @@ def build_network(
     with seeded(seed):
         places = [] if folder is None else [folder]
         backbone: nn.Module = kind(options, input_shape, *places)
+    if getattr(options, "checkpointing", False) and not checkpoint_blocks(backbone):
+        message = "the model repeats no blocks whose activations could be computed again"
+        raise ConfigError(message, "model.checkpointing")
     backbone.eval()
     with torch.no_grad():
         features = backbone(torch.zeros(1, *input_shape)).shape[1]

@@ -14,11 +14,11 @@ from torch.nn import functional
 from lora_cl.data.weights import ALLOWED
 from lora_cl.errors import ConfigError
 from lora_cl.models.backbone import Backbone
-from lora_cl.options import OptionsBase
+from lora_cl.models.checkpointing import DeepOptions
 from lora_cl.text import one_line
 
 
-class ImageOptions(OptionsBase):
+class ImageOptions(DeepOptions):
     """`size`: images are stretched to size x size; by default to what the weights were trained
     with, or, with random weights, not at all."""
 

@@ -48,7 +48,11 @@ class FromBase(nn.Module):
 
 
 def without_prefix(
-    network: TaskNetwork, x: Inputs, batch_size: int, decided: bool | None = None
+    network: TaskNetwork,
+    x: Inputs,
+    batch_size: int,
+    decided: bool | None = None,
+    micro_batch: int | None = None,
 ) -> tuple[TaskNetwork, Inputs]:
     """``network`` without its frozen beginning, and x (N, *input) as that beginning leaves it.
 
@@ -57,7 +61,7 @@ def without_prefix(
     (network, x) is returned as it is.
     Modules are shared with ``network``: training the one trains the other. ``decided`` says what
     was found when the fit began, for one that is resumed: its weights have moved since, and so
-    may have their last bits.
+    may have their last bits. Batches may be taken in parts of ``micro_batch``.
     """
     if decided is False:
         return network, x
@@ -95,6 +99,10 @@ def without_prefix(
     if decided:
         return shorter, rows
     sizes = {min(batch_size, len(x)), len(x) % batch_size or batch_size}
+    if micro_batch is not None:
+        sizes = {min(size, micro_batch) for size in sizes} | {
+            size % micro_batch or micro_batch for size in sizes if size > micro_batch
+        }
     # A text is many rows by itself.
     few = min(sizes) < SMALLEST_BATCH and x[:1].is_floating_point()
     if few or not _same_bits(network, x, shorter, rows, sizes):

@@ -20,6 +20,7 @@ from lora_cl.data.links import hub_files, pypi_wheel
 from lora_cl.data.source import texts_of
 from lora_cl.data.weights import HubFolder, OwnFolder, Published, Weights
 from lora_cl.errors import ConfigError
+from lora_cl.models.checkpointing import DeepOptions
 from lora_cl.models.remembering import RememberingBackbone
 from lora_cl.options import OptionsBase, user_path
 from lora_cl.text import one_line
@@ -59,7 +60,7 @@ BUCKET = 8
 the longest, and what a text comes to does not depend on the others in its batch."""
 
 
-class TransformersOptions(OptionsBase):
+class TransformersOptions(DeepOptions):
     """``model``: ``minilm``, a folder, or a model of the Hugging Face hub. ``pooling`` makes one
     vector of a text's tokens; tokens beyond ``max_length`` are cut off. ``dropout`` replaces the
     model's own."""

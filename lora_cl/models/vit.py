@@ -12,10 +12,11 @@ from torch.nn import functional
 
 from lora_cl.errors import ConfigError
 from lora_cl.models.backbone import Backbone
+from lora_cl.models.checkpointing import DeepOptions
 from lora_cl.options import OptionsBase
 
 
-class VitOptions(OptionsBase):
+class VitOptions(DeepOptions):
     """`patch`: the side of the squares that an image is cut into, one token each. `width`, `depth`,
     `heads`, `mlp_ratio`: of the blocks. `pool`: the features are the mean of the tokens, or a
     token of their own, `cls`."""

@@ -245,6 +245,7 @@ def _pretrain(network: Network, config: Config, seed: int, data: Dataset) -> Non
         ).to(device),
         clip_norm=train.clip_norm,
         precision=train.precision,
+        micro_batch=train.micro_batch,
         progress=loop.Progress(),
         after_step=lambda: None,
         after_epoch=lambda losses: None,

@@ -14,12 +14,13 @@ from torch.overrides import TorchFunctionMode
 from lora_cl.adapters import left_out
 from lora_cl.benchmarks import BENCHMARKS, Benchmark
 from lora_cl.config import Config, Experiment, RunConfig
+from lora_cl.config.train import TrainOptions, merged
 from lora_cl.data import Dataset, Source, data_root, pixels
 from lora_cl.data.memory import require_memory
 from lora_cl.data.source import named, numbered
 from lora_cl.data.weights import Weights
 from lora_cl.errors import ConfigError, DataError, LoraClError
-from lora_cl.methods import METHODS, MemoryBank
+from lora_cl.methods import METHODS, MemoryBank, Method
 from lora_cl.methods.routing import check_router
 from lora_cl.models import BACKBONES, build_network, encoded
 from lora_cl.running.base import load_weights, weights_checksum
@@ -151,6 +152,7 @@ def _check_method(config: Config, label: str, benchmark: Benchmark, root: Path) 
     method = METHODS[options.method](options)
     try:
         check_router(options, config.scenario)
+        _check_parts(method, merged(config.train, options.train))
         method.check(benchmark)
         with _fitting_into_memory(f"methods.{label}"):
             network = build_network(config.model, benchmark.input_shape, 0, root)
@@ -162,6 +164,14 @@ def _check_method(config: Config, label: str, benchmark: Benchmark, root: Path) 
     unfit = method.unfit_for_peft()
     notes = [left_out(network.backbone, targets), unfit and f"no files for PEFT: {unfit}"]
     return "; ".join(filter(None, notes))
+
+
+def _check_parts(method: Method, train: TrainOptions) -> None:
+    if train.micro_batch is not None and not method.loss_is_a_mean:
+        raise ConfigError(
+            f"train.micro_batch {train.micro_batch} does not go with a loss that compares the "
+            "samples of a batch"
+        )
 
 
 class _Budget(TorchFunctionMode):

@@ -174,6 +174,7 @@ class Session:
                 order=order,
                 clip_norm=train.clip_norm,
                 precision=train.precision,
+                micro_batch=train.micro_batch,
                 progress=under_way.progress,
                 after_step=after_step,
                 after_epoch=after_epoch,
@@ -200,7 +201,8 @@ class Session:
             under_way.without_prefix = False
             return network, x
         with loop.precise(self.config.train.precision, self.method.network.device):
-            shorter, features = without_prefix(network, x, batch_size, under_way.without_prefix)
+            decided, micro_batch = under_way.without_prefix, self.config.train.micro_batch
+            shorter, features = without_prefix(network, x, batch_size, decided, micro_batch)
         under_way.without_prefix = shorter is not network
         return shorter, features
 

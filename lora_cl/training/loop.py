@@ -59,13 +59,15 @@ def fit(
     progress: Progress,
     after_step: Callable[[], None],
     after_epoch: Callable[[Tensor], None],
+    micro_batch: int | None = None,
 ) -> None:
     """Trains on x (N, *input) and y (N,) from ``progress`` until ``total_steps`` are done.
 
     ``order(epoch)`` is the epoch's permutation of the N samples; ``rate`` maps the finished share
     of the fit, in [0, 1), to a factor on the learning rates; ``precision``, one of PRECISIONS, is
-    that of a batch's loss, not of the penalty. ``after_step`` runs once the step is applied,
-    ``after_epoch`` receives the losses of an epoch's steps; both may raise to stop.
+    that of a batch's loss, not of the penalty; at most ``micro_batch`` samples go through the
+    network at once. ``after_step`` runs once the step is applied, ``after_epoch`` receives the
+    losses of an epoch's steps; both may raise to stop.
     """
     training_mode(network)
     per_epoch = math.ceil(len(x) / batch_size)
@@ -80,16 +82,14 @@ def fit(
             for group, base_rate in zip(optimizer.groups, base_rates, strict=True):
                 group["lr"] = base_rate * factor
             optimizer.zero_grad()
-            with products:
-                loss = learner.loss(network, inputs, y.index_select(0, index))
-            penalty = learner.penalty()
-            (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
+            wanted = y.index_select(0, index)
+            loss = backward(learner, network, inputs, wanted, micro_batch, products)
             learner.after_backward()
             if clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(optimizer.parameters, clip_norm)
             optimizer.step()
             progress.step += 1
-            progress.losses.append(loss.detach())
+            progress.losses.append(loss)
             learner.after_step(progress.step, total_steps)
             after_step()
         progress.epoch += 1
@@ -97,6 +97,38 @@ def fit(
         after_epoch(losses)
     for group, base_rate in zip(optimizer.groups, base_rates, strict=True):
         group["lr"] = base_rate
+
+
+def backward(
+    learner: Learner,
+    network: TaskNetwork,
+    x: Tensor,
+    y: Tensor,
+    micro_batch: int | None,
+    products: AbstractContextManager[Any],
+) -> Tensor:
+    """Adds up the gradients of a batch's loss and of the penalty; the loss, a scalar, detached.
+
+    The batch is taken in parts of ``micro_batch`` samples, the mean of each weighed by its size, so
+    that only one part's activations are held.
+    """
+    if micro_batch is None or len(y) <= micro_batch:
+        with products:
+            loss = learner.loss(network, x, y)
+        penalty = learner.penalty()
+        (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+    losses: list[Tensor] = []
+    pieces = zip(torch.split(x, micro_batch), torch.split(y, micro_batch), strict=True)
+    for part, wanted in pieces:
+        with products:
+            loss = learner.loss(network, part, wanted) * (len(wanted) / len(y))
+        loss.backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.detach())
+    penalty = learner.penalty()
+    if penalty is not None:
+        penalty.backward()  # type: ignore[no-untyped-call]
+    return torch.stack(losses).sum()
 
 
 def precise(precision: str, device: torch.device) -> AbstractContextManager[Any]:

@@ -107,6 +107,7 @@ def test_the_loss_written_out(scenario: str, weighting: str) -> None:
     with method.view_together([task]) as network:
         method.start_fit([task], network)
         found = method.loss(network, samples.x[:16], samples.y[:16] + network.offsets[2]).detach()
+        method.set_step(0)
         old_x, outputs = method.draw(16)
     backbone, heads = method.network.backbone, method.network.heads
     first = {"task": [0, 2, 4], "domain": [0, 0, 0], "class": [0, 2, 4]}[scenario]
@@ -135,7 +136,9 @@ def test_draws_depend_on_seed_task_and_step_alone() -> None:
     with method.view_together([]) as network:
         method.start_fit([], network)
     first = method.draw(16)
-    assert torch.equal(first[0], method.draw(16)[0])
+    assert not torch.equal(first[0], method.draw(16)[0])
+    method.set_step(0)
+    assert torch.equal(first[0], torch.cat([method.draw(5)[0], method.draw(11)[0]]))
     method.after_step(1, 9)
     second = method.draw(16)
     assert not torch.equal(first[0], second[0])
