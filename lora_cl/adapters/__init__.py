@@ -35,7 +35,7 @@ from lora_cl.adapters.rank_allocation import (
     triplet_scores,
     update_sensitivity,
 )
-from lora_cl.adapters.targets import left_out, match_targets
+from lora_cl.adapters.targets import full_layers, left_out, match_targets
 
 __all__ = [
     "AdaptedLayer",
@@ -57,6 +57,7 @@ __all__ = [
     "assert_all_adapters_have_gradient",
     "budget_schedule",
     "from_peft",
+    "full_layers",
     "left_out",
     "load_adapter_state",
     "lora_delta",

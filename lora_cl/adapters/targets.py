@@ -35,7 +35,7 @@ def match_targets(backbone: nn.Module, targets: str | list[str]) -> list[str]:
     it reads the weights of its parts directly, so that an adapter there would do nothing.
     """
     layers = adaptable_layers(backbone)
-    full = {name: layer for name, layer in layers.items() if not depthwise(layer)}
+    full = full_layers(backbone)
     if isinstance(targets, list):
         names = _match_globs(backbone, layers, targets)
     elif targets == "all-linear":
@@ -56,7 +56,13 @@ def match_targets(backbone: nn.Module, targets: str | list[str]) -> list[str]:
     return names
 
 
-def left_out(backbone: nn.Module, targets: str | list[str]) -> str:
+def full_layers(backbone: nn.Module) -> dict[str, nn.Module]:
+    """Name to layer, for every layer of ``all-linear``."""
+    layers = adaptable_layers(backbone)
+    return {name: layer for name, layer in layers.items() if not depthwise(layer)}
+
+
+def left_out(backbone: nn.Module, targets: object) -> str:
     """What ``targets`` leaves out of the layers that its name promises, in words; or nothing."""
     count = sum(depthwise(layer) for layer in adaptable_layers(backbone).values())
     if targets != "all-linear" or not count:

@@ -10,6 +10,7 @@ from pathlib import Path
 KEPT = {
     "features": ("*/*", "what frozen pretrained networks made of their inputs"),
     "bases": ("*", "backbones pretrained by `base: {pretrain: ...}`"),
+    "targets": ("*", "how far layers move, for `targets: {auto: ...}`"),
 }
 """Folder -> where files lie in it, and what they are."""
 

@@ -21,6 +21,7 @@ from lora_cl.adapters import (
 from lora_cl.benchmarks import Task
 from lora_cl.methods.adapted import AdapterPerTask
 from lora_cl.methods.routing import RouterOptions
+from lora_cl.methods.shared import Targets
 from lora_cl.models import TaskNetwork
 from lora_cl.options import OptionsBase
 
@@ -39,7 +40,7 @@ class AdaLoRAOptions(RouterOptions):
     rank: int = Field(default=12, ge=1, le=65536)
     target_rank: int = Field(default=8, ge=1, le=65536)
     alpha: float = Field(default=16.0, gt=0.0)
-    targets: str | list[str] = "all-linear"
+    targets: Targets = "all-linear"
     warmup: float = Field(default=0.1, ge=0.0, lt=1.0)
     final: float = Field(default=0.3, ge=0.0, lt=1.0)
     every: int = Field(default=10, ge=1)

@@ -22,6 +22,7 @@ from lora_cl.methods.input_space import (
     threshold,
 )
 from lora_cl.methods.method import Fit
+from lora_cl.methods.shared import Targets
 from lora_cl.methods.summed import SummedBranches, factors
 from lora_cl.models import TaskNetwork, trainable_only
 from lora_cl.options import OptionsBase
@@ -42,7 +43,7 @@ class InfLoRAOptions(OptionsBase):
     """
 
     rank: int = Field(default=8, ge=1, le=65536)
-    targets: str | list[str] = "all-linear"
+    targets: Targets = "all-linear"
     scale: Annotated[float, Field(gt=0.0)] | Energy = "code"
     epsilon: float = Field(default=0.95, gt=0.0, le=1.0)
     energy: Energy = "code"

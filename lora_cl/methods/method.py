@@ -65,6 +65,8 @@ class Method(ABC):
 
     def __init__(self, options: Any) -> None:
         self.options = options
+        self.chosen: dict[str, Any] = {}
+        """What the data decided of its options before the first task, for the record."""
         self.kept: dict[str, Tensor] = {}
         self.learned: list[int] = []
 

@@ -26,8 +26,20 @@ from lora_cl.options import OptionsBase, choice
 SHARED_ADAPTER = "shared"
 
 
+class AutoTargets(OptionsBase):
+    """The `auto` layers that move most, relative to themselves, in `steps` steps of full
+    fine-tuning on the first task, by Adam at rate `lr`."""
+
+    auto: int = Field(ge=1, le=65536)
+    steps: int = Field(default=100, ge=1)
+    lr: float = Field(default=1e-4, gt=0.0)
+
+
+Targets = str | list[str] | AutoTargets
+
+
 class LowRankOptions(OptionsBase):
-    """`targets`: all-linear, attention, last-K, or a list of layer names and globs.
+    """`targets`: all-linear, attention, last-K, a list of layer names and globs, or {auto: K}.
 
     `init` of A: `kaiming`, uniform in +-1/sqrt(d_in), or `gaussian`, N(0, (1/rank)^2), whose rows
     grow as the rank falls. `scaling`: s = alpha / rank, or alpha / sqrt(rank) (rslora).
@@ -35,7 +47,7 @@ class LowRankOptions(OptionsBase):
 
     rank: Annotated[int, Field(ge=1, le=65536)] = 8
     alpha: Annotated[float, Field(gt=0.0)] = 16.0
-    targets: str | list[str] = "all-linear"
+    targets: Targets = "all-linear"
     init: Init = "kaiming"
     scaling: Scaling = "lora"
 

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora_cl.benchmarks.benchmark import Benchmark, permutation, samples_of
+from lora_cl.benchmarks.benchmark import Benchmark, Samples, permutation, samples_of
 from lora_cl.config import Config
+from lora_cl.config.train import StepOptions
 from lora_cl.data import DATASETS, Dataset, data_root, pixels
 from lora_cl.data.features import FOLDER, FeatureStore
 from lora_cl.data.streaming import subset
@@ -214,13 +215,26 @@ def _pretrain(network: Network, config: Config, seed: int, data: Dataset) -> Non
     pretrain, train = config.base.pretrain, config.pretraining()
     assert pretrain is not None
     classes = pretrain.classes or list(range(data.classes))
+    samples = samples_of(data, "train", pixels, classes, network.device, config.stream)
+    steps = -(-len(samples.y) // train.batch_size) * pretrain.epochs
+    fit_with_head(network, samples, len(classes), seed, "pretraining", train, steps)
+
+
+def fit_with_head(
+    network: Network,
+    samples: Samples,
+    outputs: int,
+    seed: int,
+    purpose: str,
+    train: StepOptions,
+    steps: int,
+) -> None:
+    """Trains the whole backbone and a head that is thrown away; draws are those of ``purpose``."""
     device = network.device
-    samples = samples_of(data, "train", pixels, classes, device, config.stream)
-    with seeded(seed_for(seed, "pretraining head")):
-        head = nn.Linear(network.features, len(classes))
+    with seeded(seed_for(seed, f"{purpose} head")):
+        head = nn.Linear(network.features, outputs)
     together = TaskNetwork(network.backbone, [head.to(device)], {0: 0})
     together.requires_grad_(True)
-    steps = -(-len(samples.y) // train.batch_size) * pretrain.epochs
     optimizer = make_optimizer(
         train.optimizer,
         [{"params": list(together.parameters())}],
@@ -230,7 +244,7 @@ def _pretrain(network: Network, config: Config, seed: int, data: Dataset) -> Non
         train.head_lr,
         together.heads.parameters(),
     )
-    torch.manual_seed(seed_for(seed, "pretraining"))
+    torch.manual_seed(seed_for(seed, purpose))
     loop.fit(
         Full(SharedBackboneOptions()),
         together,
@@ -241,7 +255,7 @@ def _pretrain(network: Network, config: Config, seed: int, data: Dataset) -> Non
         batch_size=train.batch_size,
         total_steps=steps,
         order=lambda epoch: permutation(
-            len(samples.y), seed_for(seed, "pretraining batches", epoch)
+            len(samples.y), seed_for(seed, f"{purpose} batches", epoch)
         ).to(device),
         clip_norm=train.clip_norm,
         precision=train.precision,

@@ -17,6 +17,7 @@ from lora_cl.plugins import code_of
 from lora_cl.running.base import NOTHING, base_network
 from lora_cl.running.checkpoints import AdapterFolder
 from lora_cl.running.machine import require_same
+from lora_cl.running.targeting import auto_targets, choose, with_targets
 
 
 def sources(config: Config) -> dict[str, Source]:
@@ -97,8 +98,15 @@ def make_method(
     for key, code in code_of_others(config).items():
         require_same(content, key.replace(f"methods.{label}.", "method."), code)
     (seed,) = config.seeds
-    method = METHODS[options.method](options)
     network = base_network(config, seed, benchmark, device, data_dir, content)
+    chosen: dict[str, Any] = {}
+    if auto := auto_targets(options):
+        moved = choose(auto, network, benchmark, config, seed, data_dir, content)
+        layers = list(moved)[: auto.auto]
+        options = with_targets(options, layers)
+        chosen = {"targets": layers, "relative_updates": moved}
+    method = METHODS[options.method](options)
+    method.chosen = chosen
     bank.encode, bank.decode = method.to_peft, method.from_peft
     method.setup(network, benchmark, seed, bank)
     return method

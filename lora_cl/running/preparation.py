@@ -26,6 +26,7 @@ from lora_cl.models import BACKBONES, build_network, encoded
 from lora_cl.running.base import load_weights, weights_checksum
 from lora_cl.running.machine import code_version
 from lora_cl.running.making import code_of_others, sources
+from lora_cl.running.targeting import auto_targets, candidates, with_targets
 
 Say = Callable[[str], None]
 
@@ -149,13 +150,16 @@ def _check_model(config: Config, input_shape: torch.Size, root: Path) -> None:
 def _check_method(config: Config, label: str, benchmark: Benchmark, root: Path) -> str:
     """Sets the method up; what of the network its adapters leave out, in words, or nothing."""
     options = config.methods[label]
-    method = METHODS[options.method](options)
     try:
         check_router(options, config.scenario)
+        with _fitting_into_memory(f"methods.{label}"):
+            network = build_network(config.model, benchmark.input_shape, 0, root)
+        if auto := auto_targets(options):  # Which layers they are, the data will say.
+            options = with_targets(options, candidates(network, auto))
+        method = METHODS[options.method](options)
         _check_parts(method, merged(config.train, options.train))
         method.check(benchmark)
         with _fitting_into_memory(f"methods.{label}"):
-            network = build_network(config.model, benchmark.input_shape, 0, root)
             method.setup(network, benchmark, seed=0, bank=MemoryBank())
     except LoraClError as error:
         key = error.key if isinstance(error, ConfigError) else None

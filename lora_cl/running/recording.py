@@ -88,7 +88,7 @@ def measured(session: Session | None, peak: MemoryPeak | None) -> dict[str, Any]
         "validation_matrix": whole(ledger.validation) if session.benchmark.validation else None,
         "cost": cost(session) | {"peak_memory_bytes": peak.bytes() if peak else None},
         "routing": routing,
-        "details": method.details(),
+        "details": method.chosen | method.details(),
     }
 
 
