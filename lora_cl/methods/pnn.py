@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar
 
+import torch
 from pydantic import Field
 from torch import nn
 
 from lora_cl.benchmarks import Task
+from lora_cl.errors import ConfigError
 from lora_cl.methods.method import Method
 from lora_cl.methods.routing import RouterOptions
 from lora_cl.models import TaskNetwork, seeded, trainable_only
-from lora_cl.models.columns import Column, Columns, hidden_layers, later_column, linear_of
+from lora_cl.models.columns import Column, Columns, hidden_layers, later_column
+from lora_cl.models.stage_columns import (
+    StageColumn,
+    Start,
+    channels,
+    draw_anew,
+    later_stages,
+    stage_groups,
+)
 from lora_cl.options import OptionsBase
+
+AnyColumn = Column | StageColumn
 
 
 class PNNOptions(RouterOptions):
-    """`column_width`: the width of every column after the first, as a factor on the first."""
+    """`column_width`: the width of every column after the first, as a factor on the first; with
+    model mlp only. `start`: random weights for later columns, or those of the base."""
 
     column_width: Annotated[float, Field(gt=0.0, le=16.0)] = 1.0
+    start: Start = "random"
 
 
 class PNN(Method):
     """Rusu et al. 2016, arXiv 1606.04671. The first column is the base network.
 
-    Later columns start from random weights and read all earlier ones through lateral adapters.
+    Later columns read all earlier ones through lateral adapters: layer by layer in a stack of
+    linear layers, between the stages of any other network.
     """
 
     Options: ClassVar[type[OptionsBase]] = PNNOptions
@@ -38,17 +54,34 @@ class PNN(Method):
         return True
 
     def prepare(self) -> None:
-        self.first = hidden_layers(self.network.backbone)
+        backbone = self.network.backbone
+        self.linear = hidden_layers(backbone) if self.options.start == "random" else None
+        if self.linear is None:
+            if self.options.column_width != 1.0:
+                raise ConfigError("column_width goes with model mlp and start random alone")
+            self.groups = stage_groups(backbone)
+            x = torch.zeros(1, *self.benchmark.input_shape, device=self.network.device)
+            self.widths = channels(self.groups, x)
+            if (
+                self.options.start == "random"
+            ):  # What cannot be drawn is told before anything starts.
+                with seeded(0):
+                    draw_anew(copy.deepcopy(backbone))
         self.later = nn.ModuleList()
         self.network.add_module("columns", self.later)
 
     def begin(self, task: Task) -> None:
         if self.learned:
-            earlier = self._columns(len(self.learned))
             with seeded(self.seed_for("column", task.id)):
-                column = later_column(self.first, self.options.column_width, earlier)
-            self.later.append(column.to(self.network.device))
+                self.later.append(self._next_column().to(self.network.device))
         super().begin(task)
+
+    def _next_column(self) -> AnyColumn:
+        earlier = self._columns(len(self.learned))
+        if self.linear is None:
+            return later_stages(self.groups, self.widths, len(earlier), self.options.start)
+        columns = [column for column in earlier if isinstance(column, Column)]
+        return later_column(self.linear, self.options.column_width, columns)
 
     def freeze_for(self, task: Task) -> None:
         column = self._columns(len(self.learned))[-1]
@@ -60,24 +93,22 @@ class PNN(Method):
         yield self.task_network([task_id], Columns(columns))
 
     def head_features(self, task_id: int) -> int:
-        if not self.later:
-            return self.network.features
-        last = self.later[-1]
-        assert isinstance(last, Column)
-        return 2 * linear_of(last.layers[-1]).out_features
+        return self._columns(len(self.later) + 1)[-1].features
 
-    def _columns(self, count: int) -> list[Column]:
+    def _columns(self, count: int) -> list[AnyColumn]:
         """The first ``count`` columns."""
-        later = [column for column in self.later if isinstance(column, Column)]
-        return [Column(self.first), *later][:count]
+        later = [column for column in self.later if isinstance(column, AnyColumn)]
+        if self.linear is None:
+            return [StageColumn(self.groups, self.network.features), *later][:count]
+        return [Column(self.linear), *later][:count]
 
     def details(self) -> dict[str, Any]:
         """Per task: the parameters of alpha, V and U, and of everything else of the column."""
         lateral, own = [], []
         for task_id, column in zip(self.learned, self._columns(len(self.learned)), strict=True):
-            head = linear_of(self.head(task_id))
-            head_inputs = linear_of(column.adapters[-1]).out_features if column.adapters else 0
-            lateral.append(column.lateral_parameters() + head_inputs * head.out_features)
+            head = self.head(task_id)
+            outputs = head.get_parameter("bias").numel()
+            lateral.append(column.lateral_parameters() + column.lateral_features * outputs)
             parameters = [*column.parameters(), *head.parameters()]
             own.append(sum(p.numel() for p in parameters) - lateral[-1])
         return {"lateral_parameters": lateral, "column_parameters": own}

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lora_cl.errors import ConfigError
-
 
 class LateralAdapter(nn.Module):
     """sigma(V alpha h): what one layer h (N, n_earlier) of earlier columns tells a later one.
@@ -43,6 +41,16 @@ class Column(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.adapters = nn.ModuleList(adapters)
 
+    @property
+    def features(self) -> int:
+        """How many inputs the head takes: the last layer's outputs, and those of its adapter."""
+        return linear_of(self.layers[-1]).out_features + self.lateral_features
+
+    @property
+    def lateral_features(self) -> int:
+        """Of the head's inputs, those that come from the adapter."""
+        return linear_of(self.adapters[-1]).out_features if self.adapters else 0
+
     def forward(
         self, x: Tensor, earlier: Sequence[Sequence[Tensor]]
     ) -> tuple[list[Tensor], Tensor]:
@@ -73,7 +81,7 @@ class Column(nn.Module):
 class Columns(nn.Module):
     """(N, *input) -> what the head of the last column takes."""
 
-    def __init__(self, columns: Sequence[Column]) -> None:
+    def __init__(self, columns: Sequence[nn.Module]) -> None:
         super().__init__()
         self.columns = nn.ModuleList(columns)
 
@@ -91,20 +99,16 @@ def linear_of(module: nn.Module) -> nn.Linear:
     return next(m for m in module.modules() if isinstance(m, nn.Linear))
 
 
-def hidden_layers(backbone: nn.Module) -> list[nn.Sequential]:
+def hidden_layers(backbone: nn.Module) -> list[nn.Sequential] | None:
     """The backbone's own modules, grouped by hidden layer; its weights are not copied.
 
-    Raises ConfigError for anything but a stack of linear layers.
+    None for anything but a stack of linear layers.
     """
     layers: list[list[nn.Module]] = [[]]
     known = (nn.Flatten, nn.Linear, nn.ReLU, nn.Dropout)
     for module in backbone.children() if isinstance(backbone, nn.Sequential) else [backbone]:
         if not isinstance(module, known):
-            raise ConfigError(
-                f"columns need a backbone of linear layers (model mlp), and "
-                f"{type(backbone).__name__.lower()} has a {type(module).__name__}",
-                key="model",
-            )
+            return None
         if isinstance(module, nn.Linear) and any(isinstance(m, nn.Linear) for m in layers[-1]):
             layers.append([])
         layers[-1].append(module)

@@ -49,6 +49,13 @@ class Positions(nn.Module):
         self.cls = nn.Parameter(torch.zeros(1, 1, width)) if cls else None
         self.position = nn.Parameter(0.02 * torch.randn(1, tokens + cls, width))
 
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draws them anew."""
+        self.position.normal_(0.0, 0.02)
+        if self.cls is not None:
+            self.cls.zero_()
+
     def forward(self, x: Tensor) -> Tensor:
         if self.cls is not None:
             x = torch.cat([self.cls.expand(len(x), -1, -1), x], dim=1)

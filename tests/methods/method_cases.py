@@ -46,7 +46,7 @@ def tiny(
     ``methods`` is YAML, such as ``lora: {rank: 2}``; ``data`` is more of the data set's options.
     Two epochs are 6 steps a task.
     """
-    inputs = "shape: [1, 4, 4]" if "cnn" in model else f"features: {features}"
+    inputs = "shape: [1, 4, 4]" if "cnn" in model or "vit" in model else f"features: {features}"
     options = ", ".join(filter(None, (f"classes: {2 * tasks}, train_per_class: 24", inputs, data)))
     text = f"""
 name: tiny

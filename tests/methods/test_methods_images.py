@@ -34,6 +34,7 @@ METHODS = {
         for name in ("full", "frozen", "joint", "independent", "packnet", "ewc", "si", "lwf")
     },
     "replay": "{method: replay, per_class: 2}",
+    "pnn": "{method: pnn, start: base}",
     "shared_private": "{method: shared_private, private_dim: 2}",
     **{name: f"{{method: {name}, rank: 2}}" for name in LOW_RANK},
     "adalora": "{method: adalora, rank: 2, target_rank: 1}",
@@ -77,12 +78,6 @@ def test_four_bits_hold_linear_layers_only(tmp_path: Path) -> None:
     run_done(TEXT.format(model=MODELS["vit"], method=quantised), tmp_path)
     with pytest.raises(ConfigError, match="is a Conv2d; a 4-bit base holds Linear layers only"):
         runs_of(TEXT.format(model=MODELS["timm"], method=quantised))
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_columns_are_for_linear_layers(model: str) -> None:
-    with pytest.raises(ConfigError, match="columns need a backbone of linear layers"):
-        runs_of(TEXT.format(model=MODELS[model], method="{method: pnn}"))
 
 
 GROUPED = {

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import lora_cl
 from lora_cl.errors import ConfigError
+from lora_cl.methods.pnn import PNN
 from lora_cl.models import training_mode
 from lora_cl.models.columns import Column, Columns, LateralAdapter, hidden_layers, later_column
 
@@ -165,10 +166,78 @@ def test_dropout_is_its_own_in_every_column() -> None:
     assert modes == [[False, False], [True, True]]
 
 
-def test_only_stacks_of_linear_layers(tmp_path: Path) -> None:
-    one = experiment("pnn", model=CNN)
-    with pytest.raises(ConfigError, match=r"columns need a backbone of linear layers .* Conv2d"):
-        lora_cl.run(one, results=tmp_path, jobs=0, progress=False)
+# Any network with stages
+
+
+def test_stages_are_joined_as_written_out() -> None:
+    method = method_on("{pnn: {start: base}}", model=CNN.replace("[4]", "[4, 6]"))
+    learn(method, [0, 1, 2])
+    x = method.benchmark.task(2).test().x
+    groups = [["conv1", "norm1", "relu1", "pool1"], ["conv2", "norm2", "relu2", "pool2", "flatten"]]
+    groups += [["linear", "relu"]]
+    state = method.network.state_dict()
+
+    def told(k: int, i: int, earlier: list[Tensor]) -> Tensor:
+        where = f"columns.{k - 1}.laterals.{i}"
+        h = torch.cat(earlier, dim=1)
+        v, u = state[f"{where}.adapter.V.weight"], state[f"{where}.U.weight"]
+        if h.dim() == 4:
+            v, u = v[:, :, None, None], u[:, :, None, None]
+            h = nn.functional.conv2d(state[f"{where}.adapter.alpha"] * h, v)
+            return nn.functional.conv2d(torch.relu(h), u)
+        return torch.relu(state[f"{where}.adapter.alpha"] * h @ v.T) @ u.T
+
+    names = dict(method.network.backbone.named_children())
+    assert [name for group in groups for name in group] == list(names)
+    method.network.eval()
+    h: dict[tuple[int, int], Tensor] = {}
+    for k in range(3):
+        into = x
+        for i, group in enumerate(groups):
+            for place, name in enumerate(group):
+                layer = names[name]
+                if k:
+                    layer = method.network.get_submodule(f"columns.{k - 1}.layers.{i}.{place}")
+                into = layer(into)
+            h[k, i] = into
+            if k:
+                into = into + told(k, i, [h[j, i] for j in range(k)])
+        head = method.network.heads[f"task-00{k}"]
+        with method.view(k) as network:
+            torch.testing.assert_close(network.eval()(x), head(into))
+    assert len(h) == 9
+
+
+@pytest.mark.parametrize("model", [CNN, "{name: vit, patch: 2, width: 8, heads: 2, depth: 2}"])
+def test_columns_start_from_the_base_or_anew(model: str) -> None:
+    made = {start: method_on(f"{{pnn: {{start: {start}}}}}", model=model) for start in STARTS}
+    compared = 0
+    for start, method in made.items():
+        for task_id in range(2):
+            method.begin(method.benchmark.task(task_id))
+        column = method.network.get_submodule("columns.0.layers")
+        base = list(method.network.backbone.parameters())
+        for ours, theirs in zip(column.parameters(), base, strict=True):
+            if theirs.dim() > 1 and theirs.any():
+                assert torch.equal(ours, theirs) == (start == "base")
+                compared += 1
+        assert torch.equal(torch.cat([p.flatten() for p in base]), flat(made["base"]))
+    assert compared >= 2 * 2
+
+
+STARTS = ("base", "random")
+
+
+def flat(method: PNN) -> Tensor:
+    return torch.cat([p.flatten() for p in method.network.backbone.parameters()])
+
+
+def test_what_columns_cannot_be_made_of_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="column_width goes with model mlp"):
+        lora_cl.run(experiment(HALF, model=CNN), results=tmp_path, jobs=0, progress=False)
+    large = "{name: timm, model: test_vit, size: 32}"
+    with pytest.raises(ConfigError, match=r"\w+ cannot be drawn anew .* use start: base"):
+        lora_cl.run(experiment("pnn", model=large), results=tmp_path, jobs=0, progress=False)
     assert not list(tmp_path.iterdir())
 
 

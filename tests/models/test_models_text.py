@@ -115,7 +115,7 @@ def test_an_empty_text_has_features_too(place: Path) -> None:
     assert bool(features.isfinite().all())
 
 
-REFUSED = {"pnn": "columns need a backbone", "shared_private": "use private_input: features"}
+REFUSED = {"shared_private": "use private_input: features"}
 
 
 @pytest.mark.parametrize("method", METHODS)
