@@ -125,6 +125,7 @@ class Config(OptionsBase):
     threads: int = Field(default=1, ge=1, le=1024)
     cache: bool = True
     validation: float = Field(default=0.0, ge=0.0, lt=1.0)
+    learning_curve: int = Field(default=0, ge=0, le=1000)
     stream: Stream = Field(default="auto", json_schema_extra={"hashed": False})
     resources: ResourceOptions = Field(
         default=ResourceOptions(), json_schema_extra={"hashed": False}
@@ -150,6 +151,13 @@ class Config(OptionsBase):
         rest = {k: v for k, v in value.items() if k != "method"}
         label = method["name"].rpartition(":")[2]
         return {**rest, "methods": {label: {"method": method["name"], **options}}}
+
+    @model_validator(mode="after")
+    def _measurable(self) -> Config:
+        if self.learning_curve and not self.validation:
+            message = "is measured on samples held out; give validation: 0.1 beside it"
+            raise AtKeyError(["learning_curve"], message)
+        return self
 
     @model_validator(mode="after")
     def _not_compiled(self) -> Config:

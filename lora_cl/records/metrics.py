@@ -126,6 +126,13 @@ def intransigence(matrix: Matrix, joint_matrix: Matrix) -> float | None:
     return _mean(joint[-1] - np.diagonal(r))
 
 
+def reached(curve: Sequence[Sequence[float]], share: float = 0.95) -> Sequence[float] | None:
+    """The first point of a learning curve, of rows that end in an accuracy, whose accuracy is at
+    least ``share`` of the last one's; None for an empty curve."""
+    wanted = share * curve[-1][-1] if curve else 0.0
+    return next((point for point in curve if point[-1] >= wanted), None)
+
+
 def measures(matrix: Matrix, untrained: Vector | None = None) -> dict[str, float | None]:
     """The measures that are reported for every run, by name, in the unit of the matrix."""
     r = as_matrix(matrix)

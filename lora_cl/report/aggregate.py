@@ -31,6 +31,8 @@ MEASURES = (
     "train_seconds",
     "eval_seconds",
     "peak_memory_bytes",
+    "steps_to_95",
+    "seconds_to_95",
 )
 
 

@@ -102,6 +102,8 @@ _ALL = (
     _measure("train_seconds", "training time", -1, _mean(duration)),
     _measure("eval_seconds", "evaluation time", -1, _mean(duration)),
     _measure("peak_memory_bytes", "peak memory", -1, _mean(size)),
+    _measure("steps_to_95", "steps to 95 %", -1, _mean(lambda steps: f"{steps:.3g}")),
+    _measure("seconds_to_95", "time to 95 %", -1, _mean(duration)),
     Column("n_seeds", "n", seeds, lambda row: len(row.seeds), 1),
     Column(
         "router",

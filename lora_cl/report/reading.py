@@ -25,6 +25,8 @@ COSTS = (
     "train_seconds",
     "eval_seconds",
     "peak_memory_bytes",
+    "steps_to_95",
+    "seconds_to_95",
 )
 STATUSES = ("done", "failed", "diverged", "running", "interrupted", "unfinished", "unreadable")
 

@@ -20,6 +20,7 @@ from lora_cl.models import TaskNetwork, without_prefix
 from lora_cl.records.events import append_event
 from lora_cl.records.layout import MODEL
 from lora_cl.running.checkpoints import save_tensors
+from lora_cl.running.curves import Curve
 from lora_cl.running.evaluating import Evaluation
 from lora_cl.running.resuming import Resuming
 from lora_cl.running.state import FitUnderWay, Place, RunState
@@ -132,6 +133,7 @@ class Session:
             if train.optimizer_state == "keep":
                 state.memory.recall(self.method.network, optimizer)
             self.resuming.restore(under_way)
+            curve = self._curve(tasks, network, budget, loop.step_at(start, budget))
             network, x = self._without_prefix(network, x, steps, under_way)
             state.place.trained = max(state.place.trained, self.method.trained_parameters())
             epochs = math.ceil(steps / math.ceil(len(y) / train.batch_size))
@@ -143,6 +145,7 @@ class Session:
                 return permutation(len(y), seed).to(y.device, non_blocking=True)
 
             def after_step() -> None:
+                curve.measure_if_due(network, under_way.progress.step)
                 self.stop_in_time()
                 self.resuming.save_if_due()
                 self.turns.offer()
@@ -162,6 +165,8 @@ class Session:
                 )
                 self.resuming.save_if_due(boundary=True)
 
+            if not under_way.progress.step:
+                curve.measure_if_due(network, 0)
             loop.fit(
                 self.method,
                 network,
@@ -182,6 +187,10 @@ class Session:
         self._require_finite_parameters(under_way)
         if train.optimizer_state == "keep":
             state.memory.remember(self.method.network, optimizer)
+
+    def _curve(self, tasks: Sequence[Task], network: TaskNetwork, budget: int, done: int) -> Curve:
+        points = self.config.learning_curve
+        return Curve(self.state, self.clock, tasks, network, points, budget, done)
 
     def _budget(self, tasks: Sequence[Task], samples: int) -> int:
         """The steps of all fits of the task together."""
