@@ -22,6 +22,32 @@ from lora_cl.text import one_line
 ALLOWED = (torch.float32, torch.float16, torch.bfloat16)
 """Types of weights: every number of theirs is one of float32, so that nothing is rounded."""
 
+
+def misfit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """Why ``found`` cannot be loaded into ``expected`` without loss, its first three problems by
+    name; empty if it can.
+
+    Every tensor must have its place and every place its tensor, of its shape, all numbers finite;
+    float32 may come in a shorter type.
+    """
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} has no place" for name in found if name not in expected]
+    for name in expected.keys() & found.keys():
+        want, have = expected[name], found[name]
+        allowed = ALLOWED if want.dtype == torch.float32 else (want.dtype,)
+        if want.shape != have.shape:
+            shapes = f"{tuple(have.shape)}, needed is {tuple(want.shape)}"
+            problems.append(f"{name} has shape {shapes}")
+        elif have.dtype not in allowed:
+            types = ", ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
+            kind = str(have.dtype).removeprefix("torch.")
+            problems.append(f"{name} has type {kind}; allowed: {types}")
+        elif not bool(torch.isfinite(have).all()):
+            problems.append(f"{name} holds a NaN or infinite value")
+    told = "; ".join(one_line(problem, limit=100) for problem in sorted(problems)[:3])
+    return told + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
+
+
 _sums: dict[tuple[Path, int, int, int, int], str] = {}
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lora_cl.data.weights import ALLOWED
+from lora_cl.data.weights import misfit
 from lora_cl.errors import ConfigError
 from lora_cl.models.backbone import Backbone
 from lora_cl.models.checkpointing import DeepOptions
@@ -139,8 +139,7 @@ def in_order(network: nn.Module, x: Tensor, features: Tensor) -> nn.Module:
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], dropped: Sequence[str]) -> None:
     """Loads ``tensors`` into ``network``, but for those of its layers ``dropped``.
 
-    Raises ConfigError unless every tensor has its place and every place its tensor, in float32 or
-    a shorter type, all numbers finite. Norms need not say how many batches they saw.
+    Raises ConfigError for a ``misfit``. Norms need not say how many batches they saw.
     """
     places, kept = (
         {k: v for k, v in those.items() if not k.startswith(tuple(f"{d}." for d in dropped))}
@@ -148,19 +147,6 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], dropped: Sequence[st
     )
     counts = {k: v for k, v in places.items() if k.endswith("num_batches_tracked")}
     kept = {**counts, **kept}
-    problems = [f"{name} is missing" for name in places if name not in kept]
-    problems += [f"{name} has no place" for name in kept if name not in places]
-    for name in places.keys() & kept.keys():
-        want, have = places[name], kept[name]
-        if want.shape != have.shape:
-            shapes = f"{tuple(have.shape)}, needed is {tuple(want.shape)}"
-            problems.append(f"{name} has shape {shapes}")
-        elif want.is_floating_point() and have.dtype not in ALLOWED:
-            problems.append(f"{name} has type {str(have.dtype).removeprefix('torch.')}")
-        elif not bool(torch.isfinite(have).all()):
-            problems.append(f"{name} holds a NaN or infinite value")
-    if problems:
-        told = "; ".join(one_line(problem, limit=100) for problem in sorted(problems)[:3])
-        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ConfigError(f"the weights do not fit: {told}{more}", "model.weights")
+    if problem := misfit(places, kept):
+        raise ConfigError(f"the weights do not fit: {problem}", "model.weights")
     network.load_state_dict(kept, strict=False)

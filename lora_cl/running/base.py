@@ -18,7 +18,7 @@ from lora_cl.config.train import StepOptions
 from lora_cl.data import DATASETS, Dataset, data_root, pixels
 from lora_cl.data.features import FOLDER, FeatureStore
 from lora_cl.data.streaming import subset
-from lora_cl.data.weights import ALLOWED, read_safetensors
+from lora_cl.data.weights import misfit, read_safetensors
 from lora_cl.errors import ConfigError, DataError, ResultsError
 from lora_cl.methods.full import Full
 from lora_cl.methods.shared import SharedBackboneOptions
@@ -40,7 +40,6 @@ from lora_cl.running.arithmetic import arithmetic, reproducible
 from lora_cl.running.checkpoints import load_tensors, require_owner, save_tensors
 from lora_cl.running.machine import code_version, require_same
 from lora_cl.seeding import seed_for
-from lora_cl.text import one_line
 from lora_cl.training import loop
 from lora_cl.training.optimizers import make_optimizer
 
@@ -127,8 +126,7 @@ def uncached_bases(config: Config, data_dir: Path | None) -> str:
 def load_weights(network: Network, path: Path) -> None:
     """Backbone weights from a safetensors file of lora-cl, or a plain one with the same names.
 
-    Raises ConfigError if it cannot be read or does not hold this backbone, in float32 or a shorter
-    type, all numbers finite.
+    Raises ConfigError if it cannot be read or is a ``misfit`` for this backbone.
     """
     path = user_path(path)
     tensors = _read(path)
@@ -137,30 +135,10 @@ def load_weights(network: Network, path: Path) -> None:
             tensors = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
             break
     expected = network.backbone.state_dict()
-    if problem := _misfit(expected, tensors):
+    if problem := misfit(expected, tensors):
         message = f"{path}: does not hold this backbone: {problem}"
         raise ConfigError(message, "base.weights")
     network.backbone.load_state_dict(tensors)
-
-
-def _misfit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    """Why ``found`` cannot be loaded into ``expected`` without loss; empty if it can."""
-    for name in [*expected, *found]:
-        told = one_line(name, limit=80)
-        if name not in found:
-            return f"{told} is missing; it holds {one_line(', '.join(found), limit=120)}"
-        if name not in expected:
-            return f"{told} is no part of it; it has {one_line(', '.join(expected), limit=120)}"
-        want, have = expected[name], found[name]
-        if want.shape != have.shape:
-            return f"{told} has shape {tuple(have.shape)}, needed is {tuple(want.shape)}"
-        allowed = ALLOWED if want.dtype == torch.float32 else (want.dtype,)
-        if have.dtype not in allowed:
-            types = ", ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
-            return f"{told} has type {str(have.dtype).removeprefix('torch.')}; allowed: {types}"
-        if not bool(torch.isfinite(have).all()):
-            return f"{told} holds a NaN or infinite value"
-    return ""
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -122,7 +122,9 @@ class AdapterFolder(Bank):
             raise KeyError(task_id) from None
         except OSError as error:
             raise ResultsError(f"{path}: cannot be read: {error.strerror}") from None
-        self._seals[task_id] = _Seal(path, stat, digest.hexdigest(), header.parameters)
+        count = header.meta.get("parameters")
+        count = count if type(count) is int else header.parameters
+        self._seals[task_id] = _Seal(path, stat, digest.hexdigest(), count)
         return self._seals[task_id]
 
     def path(self, task_id: int) -> Path:
@@ -139,10 +141,13 @@ class AdapterFolder(Bank):
         if encoded is None:
             save_tensors(place / self.FILE, tensors, {"run": self.run, "task": task_id})
         else:
-            config, tensors = encoded
+            config, in_peft = encoded
             write_atomic(place / self.CONFIG, sorted_json(config))
             meta = {"run": self.run, "task": task_id, "peft": config}
-            save_tensors(place / self.FILE, tensors, meta)
+            count = _elements(tensors)
+            if count != _elements(in_peft):  # PEFT fills grouped convolutions up with zeros.
+                meta["parameters"] = count
+            save_tensors(place / self.FILE, in_peft, meta)
         sync_directory(self.folder)
 
     def check(self, task_id: int) -> None:
@@ -182,6 +187,10 @@ class AdapterFolder(Bank):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+def _elements(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors.values())
 
 
 class Checkpoints:

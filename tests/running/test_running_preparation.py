@@ -247,7 +247,8 @@ def test_weights_that_would_be_changed_or_spoil_everything_are_refused(
     save_file({name: t.contiguous() for name, t in tensors(change).items()}, path)
     text = BASE.format(benchmark="{name: split, dataset: digits}")
     said = refused(tmp_path, f"{text}base: {{weights: {path}}}\n")
-    assert said.startswith(f":6: base.weights: {path}: does not hold this backbone: {says}")
+    assert said.startswith(f":6: base.weights: {path}: does not hold this backbone: linear1.")
+    assert says in said
 
 
 def test_other_files_than_weights_are_named(tmp_path: Path) -> None:
@@ -263,8 +264,8 @@ def test_other_files_than_weights_are_named(tmp_path: Path) -> None:
         "no": "no such file",
         "x" * 300: "cannot be read: File name too long",
         "/dev/zero": "is no regular file",
-        "part": "does not hold this backbone: linear1.weight is missing; it holds linear1.bias",
-        "more": "does not hold this backbone: more is no part of it; it has linear1.weight",
+        "part": "does not hold this backbone: linear1.weight is missing",
+        "more": "does not hold this backbone: more has no place",
     }
     for name, says in cases.items():
         place = tmp_path / name
