@@ -18,7 +18,15 @@ FACTS = ("experiment", "label", "method", "scenario", "benchmark", "seed", "stat
 CONFIG, CONTENT = "config.", "content."
 """Before the names of what makes a result: options, and code, data and versions."""
 
-CHANGES_NO_RESULT = ("checkpoint_seconds", "checkpointing", "compile", "stream", "path", "weights")
+CHANGES_NO_RESULT = (
+    "checkpoint_seconds",
+    "checkpointing",
+    "compile",
+    "path",
+    "resources",
+    "stream",
+    "weights",
+)
 """Last parts of the keys that say where or how fast a run happens; they are in no hash."""
 
 

@@ -171,7 +171,8 @@ class MethodContract:
         assert max(steps.values()) <= (23 if at_once else 8) * 4
 
         cost = result["cost"]
-        assert all(cost[key] is not None and cost[key] >= 0 for key in cost if "peak" not in key)
+        measured_always = [key for key in cost if "peak" not in key and "to_95" not in key]
+        assert all(cost[key] is not None and cost[key] >= 0 for key in measured_always)
         assert cost["total_params"] > 0
         assert cost["stored_bytes"] > 0
 

@@ -54,6 +54,7 @@ CHANGES = [
     "threads=2",
     "cache=false",
     "validation=0.1",
+    "train.micro_batch=8",
 ]
 
 
@@ -64,8 +65,12 @@ def runs(text: str = GOOD, *overrides: str, source: str = "c.yaml") -> list[RunC
 def test_every_key_that_decides_the_result_is_in_the_hash() -> None:
     hashes = {change: runs(GOOD, change)[0].run_hash for change in CHANGES}
     hashes["nothing"] = runs()[0].run_hash
-    assert len(set(hashes.values())) == len(CHANGES) + 1 == 30
-    changed = {change.partition("=")[0].partition(".")[0] for change in CHANGES}
+    # It needs the one before it.
+    hashes["learning_curve"] = runs(GOOD, "validation=0.1", "learning_curve=3")[0].run_hash
+    assert len(set(hashes.values())) == len(CHANGES) + 2 == 32
+    changed = {"learning_curve"} | {
+        change.partition("=")[0].partition(".")[0] for change in CHANGES
+    }
     assert changed | unhashed(Config) | {"name"} == set(Config.model_fields)
 
 
@@ -97,7 +102,7 @@ def test_what_changes_no_result_is_not(tmp_path: Path) -> None:
     )
     (short,) = runs(reordered.replace(", {rank", ", rank"))
     assert short.folder == plain.folder
-    assert unhashed(Config) == {"checkpoint_seconds", "compile", "stream"}
+    assert unhashed(Config) == {"checkpoint_seconds", "compile", "resources", "stream"}
 
 
 def unhashed(options: type[OptionsBase]) -> set[str]:
