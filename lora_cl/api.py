@@ -23,6 +23,7 @@ from lora_cl.records.folders import DEFAULT_RESULTS, Record, load_records, read_
 from lora_cl.report import matching_labels, to_frame
 from lora_cl.report.progress import Progress, RunLabel
 from lora_cl.running import loading
+from lora_cl.running.answers import Answer, answers
 from lora_cl.running.arithmetic import reproducible
 from lora_cl.running.base import uncached_bases
 from lora_cl.running.folder import TO_DO, RunFolder
@@ -30,6 +31,7 @@ from lora_cl.running.machine import resolve_device
 from lora_cl.running.planning import Planned, Shard, summary
 from lora_cl.running.preparation import Say, prepare
 from lora_cl.running.runner import UNFINISHED, Where
+from lora_cl.running.serving import AdapterBank
 from lora_cl.text import one_line
 
 if TYPE_CHECKING:
@@ -37,7 +39,16 @@ if TYPE_CHECKING:
 
     from lora_cl.methods import Method
 
-__all__ = ["load_config", "load_results", "load_run", "parse_config", "plan", "run"]
+__all__ = [
+    "load_bank",
+    "load_config",
+    "load_results",
+    "load_run",
+    "parse_config",
+    "plan",
+    "predict",
+    "run",
+]
 
 AnyPath = str | os.PathLike[str]
 
@@ -151,6 +162,34 @@ def load_run(folder: AnyPath, device: str = "cpu", data_dir: AnyPath | None = No
     root = None if data_dir is None else _path("data_dir", data_dir)
     with reproducible(threads=1):
         return loading.load_run(_path("folder", folder), place, root)
+
+
+def load_bank(folder: AnyPath, device: str = "cpu", data_dir: AnyPath | None = None) -> AdapterBank:
+    """All adapters of a finished run in memory, to switch between them or mix them in a batch.
+
+    Raises ResultsError as ``load_run``, and MethodError where the run has no adapter per task.
+    """
+    return AdapterBank(load_run(folder, device, data_dir))
+
+
+def predict(
+    folder: AnyPath,
+    files: Sequence[AnyPath],
+    *,
+    task: int | None = None,
+    router: str | None = None,
+    column: str = "text",
+    device: str = "cpu",
+    data_dir: AnyPath | None = None,
+) -> list[Answer]:
+    """What a finished run says of ``files``: images, ``x`` of .npz archives, or the ``column`` of
+    tables of texts; an answer for each input.
+
+    Raises ResultsError, DataError or MethodError where there is none.
+    """
+    method = load_run(folder, device, data_dir)
+    with reproducible(threads=1):
+        return answers(method, [_path("files", file) for file in files], task, router, column)
 
 
 def _planned(

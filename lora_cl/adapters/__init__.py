@@ -24,6 +24,7 @@ from lora_cl.adapters.inject import (
 )
 from lora_cl.adapters.layer import AdaptedLayer, Adapter
 from lora_cl.adapters.lora import LoRA, lora_delta, lora_scale, make_lora
+from lora_cl.adapters.mixing import Mixture
 from lora_cl.adapters.nf4 import NF4Linear, nf4_dequantize, nf4_quantize, parameter_count
 from lora_cl.adapters.peft_format import PeftAdapter, from_peft, to_peft
 from lora_cl.adapters.rank_allocation import (
@@ -40,6 +41,7 @@ __all__ = [
     "Adapter",
     "DoRA",
     "LoRA",
+    "Mixture",
     "NF4Linear",
     "PeftAdapter",
     "PenaltyForm",

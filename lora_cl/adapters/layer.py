@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -58,6 +59,8 @@ class AdaptedLayer(nn.Module):
         self.base = base.requires_grad_(False).eval()
         self.adapters = nn.ModuleDict()
         self.active: tuple[str, ...] = ()
+        self.mixture: Callable[[AdaptedLayer, Tensor, Tensor], Tensor] | None = None
+        """Takes the place of ``active`` where the rows of a batch go through different adapters."""
 
     @property
     def weight(self) -> Tensor:
@@ -75,6 +78,8 @@ class AdaptedLayer(nn.Module):
     def from_base(self, x: Tensor, base_out: Tensor) -> Tensor:
         """The output for ``x`` where ``base_out = self.base(x)`` is known already, such as from a
         cache: only the adapters are computed."""
+        if self.mixture is not None:
+            return self.mixture(self, x, base_out)
         out = base_out
         for name in self.active:
             out = self.adapters[name](x, out, self.base)

@@ -128,6 +128,14 @@ class AdapterPerTask(Method):
         head.load_state_dict(_under("head.", state))
         self.network.heads[name] = head.requires_grad_(False)
 
+    def hold_all(self) -> None:
+        """Brings the adapters and heads of all sealed tasks into the network, to stay there.
+
+        Views are no longer shown afterwards: the network belongs to who switches between them.
+        """
+        for task_id in self.bank:
+            self._open(task_id)
+
     def _close(self, task_id: int) -> None:
         name = self.head_name(task_id)
         remove_adapter(self.network.backbone, name)

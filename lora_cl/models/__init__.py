@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lora_cl.data import Dataset, data_root
-from lora_cl.models.backbone import Backbone
+from lora_cl.models.backbone import Backbone, described_input
 from lora_cl.models.cnn import Cnn
 from lora_cl.models.lite0 import EfficientNetLite0
 from lora_cl.models.mlp import Mlp, MlpOptions
@@ -97,6 +97,7 @@ __all__ = [
     "calibrate_norms",
     "close",
     "content_hash",
+    "described_input",
     "encoded",
     "fingerprint",
     "keep_statistics",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,6 +41,19 @@ class Backbone(nn.Module):
         if data.text:
             raise ConfigError(f"takes numbers, and {data.name} holds texts: use transformers")
         return data
+
+    def preprocessing(self) -> dict[str, Any]:
+        """What it does to its inputs before anything learned does, as JSON: here nothing."""
+        return {}
+
+
+def described_input(backbone: nn.Module, shape: Sequence[int]) -> dict[str, Any]:
+    """What a network with ``backbone`` takes, as JSON: the kind and shape of one input, and how it
+    is prepared."""
+    reads_text = isinstance(backbone, Backbone) and backbone.reads_text
+    kind = "tokens" if reads_text else "image" if len(shape) == 3 else "numbers"
+    prepared = backbone.preprocessing() if isinstance(backbone, Backbone) else {}
+    return {"kind": kind, "shape": list(shape), **prepared}
 
 
 def stages(backbone: nn.Module) -> list[nn.Module]:

@@ -21,6 +21,7 @@ from lora_cl.data.source import texts_of
 from lora_cl.data.weights import HubFolder, OwnFolder, Published, Weights
 from lora_cl.errors import ConfigError
 from lora_cl.models.remembering import RememberingBackbone
+from lora_cl.models.rows import part_of_batch
 from lora_cl.options import OptionsBase, user_path
 from lora_cl.text import one_line
 
@@ -85,7 +86,7 @@ class Transformers(RememberingBackbone):
         super().__init__()
         if len(input_shape) != 1:
             raise ConfigError(f"takes texts, not inputs of {tuple(input_shape)}", "model")
-        self.pooling = options.pooling
+        self.name, self.pooling = options.model, options.pooling
         self.model = copy.deepcopy(_loaded(folder))
         positions = getattr(self.model.config, "max_position_embeddings", None)
         if positions is not None and options.max_length > positions:
@@ -119,6 +120,9 @@ class Transformers(RememberingBackbone):
         assert folder is not None
         return _tokenised(_Key(data), folder, options.max_length)
 
+    def preprocessing(self) -> dict[str, Any]:
+        return {"tokenizer": self.name, "pooling": self.pooling}
+
     def forward(self, tokens: Tensor) -> Tensor:
         """(N, max_length) -> (N, width)."""
         lengths = (tokens >= 0).sum(1)
@@ -127,7 +131,8 @@ class Transformers(RememberingBackbone):
         rows: list[Tensor] = []
         for width in torch.unique(widths).tolist():
             rows.append(torch.nonzero(widths == width).squeeze(1))
-            found.append(self._pooled(tokens[rows[-1], :width], lengths[rows[-1]]))
+            with part_of_batch(rows[-1]):
+                found.append(self._pooled(tokens[rows[-1], :width], lengths[rows[-1]]))
         return torch.cat(found)[torch.cat(rows).argsort()]
 
     def _pooled(self, tokens: Tensor, lengths: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from lora_cl.benchmarks import BENCHMARKS, Benchmark
 from lora_cl.config import Config
 from lora_cl.data import DATASETS, Dataset, Source, data_root
 from lora_cl.methods import METHODS, Method
-from lora_cl.models import BACKBONES, encoded
+from lora_cl.models import BACKBONES, Network, encoded
 from lora_cl.plugins import code_of
 from lora_cl.running.base import NOTHING, base_network
 from lora_cl.running.checkpoints import AdapterFolder
@@ -88,8 +88,9 @@ def make_method(
     device: torch.device,
     data_dir: Path | None,
     content: Mapping[str, str] = NOTHING,
+    network: Network | None = None,
 ) -> Method:
-    """The run's method on its base network, before the first task.
+    """The run's method on its base network, or on ``network``, before the first task.
 
     Code of other packages that is not what ``content`` names is a ResultsError.
     """
@@ -98,7 +99,8 @@ def make_method(
         require_same(content, key.replace(f"methods.{label}.", "method."), code)
     (seed,) = config.seeds
     method = METHODS[options.method](options)
-    network = base_network(config, seed, benchmark, device, data_dir, content)
+    if network is None:
+        network = base_network(config, seed, benchmark, device, data_dir, content)
     bank.encode, bank.decode = method.to_peft, method.from_peft
     method.setup(network, benchmark, seed, bank)
     return method
