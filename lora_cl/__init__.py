@@ -6,7 +6,9 @@ TYPE_CHECKING = False  # A type checker takes it to be true; typing is slow to i
 __version__ = "0.1.0"
 __all__ = [
     "__version__",
+    "export_adapter",
     "load_bank",
+    "load_base",
     "load_config",
     "load_results",
     "load_run",
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lora_cl.api import (
+        export_adapter,
         load_bank,
+        load_base,
         load_config,
         load_results,
         load_run,

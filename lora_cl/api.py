@@ -26,7 +26,11 @@ from lora_cl.running import loading
 from lora_cl.running.answers import Answer, answers
 from lora_cl.running.arithmetic import reproducible
 from lora_cl.running.base import uncached_bases
+from lora_cl.running.editing import with_adapter, without_adapter
+from lora_cl.running.exporting import card_of, export, plain_base
 from lora_cl.running.folder import TO_DO, RunFolder
+from lora_cl.running.inspecting import require_bank, require_task
+from lora_cl.running.loading import finished_result
 from lora_cl.running.machine import resolve_device
 from lora_cl.running.planning import Planned, Shard, summary
 from lora_cl.running.preparation import Say, prepare
@@ -36,11 +40,14 @@ from lora_cl.text import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import nn
 
     from lora_cl.methods import Method
 
 __all__ = [
+    "export_adapter",
     "load_bank",
+    "load_base",
     "load_config",
     "load_results",
     "load_run",
@@ -170,6 +177,68 @@ def load_bank(folder: AnyPath, device: str = "cpu", data_dir: AnyPath | None = N
     Raises ResultsError as ``load_run``, and MethodError where the run has no adapter per task.
     """
     return AdapterBank(load_run(folder, device, data_dir))
+
+
+def load_base(
+    folder: AnyPath, task: int, device: str = "cpu", data_dir: AnyPath | None = None
+) -> nn.Module:
+    """The network of a finished run without its adapters, as ``PeftModel.from_pretrained`` takes it
+    for the adapter of ``task`` that ``lora-cl adapters export`` wrote: with a head of zeros.
+
+    A network of torchvision, timm or transformers is the library's own module.
+    """
+    method = require_bank(load_run(folder, device, data_dir))
+    return plain_base(method, require_task(method, task))
+
+
+def export_adapter(
+    folder: AnyPath,
+    task: int,
+    output: AnyPath,
+    *,
+    form: str = "peft",
+    merge: bool = False,
+    data_dir: AnyPath | None = None,
+) -> Path:
+    """Writes the adapter of ``task``, and a model card, into the folder ``output``.
+
+    ``form`` is peft, for ``PeftModel.from_pretrained``, or safetensors; with ``merge`` the network
+    is written with the adapter in its weights. Raises ResultsError and MethodError.
+    """
+    place, target = _path("folder", folder), _path("output", output)
+    method = require_bank(load_run(place, data_dir=data_dir))
+    card = card_of(finished_result(place), target, require_task(method, task))
+    export(method, task, target, card, form, merge)
+    return target
+
+
+def import_adapter(
+    folder: AnyPath,
+    source: AnyPath,
+    output: AnyPath,
+    *,
+    classes: Sequence[str],
+    name: str = "imported",
+    data_dir: AnyPath | None = None,
+) -> int:
+    """Writes a bank into the folder ``output``: that of the run in ``folder``, and the adapter in
+    ``source`` that PEFT trained on the same base, as a new task, whose number is returned.
+
+    ``classes`` are the names of its outputs. Raises ResultsError for what does not fit.
+    """
+    place = _path("folder", folder)
+    method = require_bank(load_run(place, data_dir=data_dir))
+    result, found = finished_result(place), _path("source", source)
+    return with_adapter(method, result, found, name, list(classes), place, _path("output", output))
+
+
+def remove_adapter(
+    folder: AnyPath, task: int, output: AnyPath, *, data_dir: AnyPath | None = None
+) -> None:
+    """Writes a bank into the folder ``output``: that of the run in ``folder`` without ``task``."""
+    place, target = _path("folder", folder), _path("output", output)
+    method = require_bank(load_run(place, data_dir=data_dir))
+    without_adapter(method, finished_result(place), require_task(method, task), place, target)
 
 
 def predict(

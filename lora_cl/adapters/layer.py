@@ -32,6 +32,19 @@ class Adapter(nn.Module):
         """``weight`` (the shape of the base's weight, adapters before this one merged), adapted."""
         raise NotImplementedError
 
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """(d_out, r) and (r, d_in) whose product is the change of weight, a kernel as the matrix
+        (c_out, c_in * kh * kw); None where it is no such product."""
+        return None
+
+    @torch.no_grad()
+    def delta(self, base: nn.Module) -> Tensor:
+        """The change of the base's weight, in its shape."""
+        weight = cast(Tensor, base.weight)
+        if (factors := self.factors()) is not None:
+            return (factors[0] @ factors[1]).reshape(weight.shape)
+        return self.merged_weight(weight, base) - weight
+
 
 def adaptable(layer: nn.Module) -> bool:
     """Whether an adapter fits: a Linear or Conv2d, or a kind of them that computes as they do."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lora_cl.benchmarks.benchmark import Benchmark, Samples, Task
+from lora_cl.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,10 @@ class Recorded(Benchmark):
         return list(self.names[index].classes)
 
     def task(self, index: int) -> Task:
-        return self.real().task(index)
+        real = self.real()
+        if index >= real.n_tasks:
+            raise DataError(f"task {index} was imported: its samples are not known here")
+        return real.task(index)
 
     def outlined(self, index: int) -> Task:
         """As ``task``, but no data set is looked for before its samples are asked for."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lora_cl import __version__
+from lora_cl.cli.adapters import adapters_app
 from lora_cl.cli.answering import (
     RUN_FAILED,
     Settings,
@@ -46,6 +47,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
+app.add_typer(adapters_app, name="adapters")
 app.command()(predict)
 
 Configs = Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="YAML config files.")]

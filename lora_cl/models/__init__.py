@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lora_cl.data import Dataset, data_root
-from lora_cl.models.backbone import Backbone, described_input
+from lora_cl.models.backbone import Backbone, Origin, described_input
 from lora_cl.models.cnn import Cnn
 from lora_cl.models.lite0 import EfficientNetLite0
 from lora_cl.models.mlp import Mlp, MlpOptions
@@ -91,6 +91,7 @@ __all__ = [
     "Mlp",
     "MlpOptions",
     "Network",
+    "Origin",
     "SameConv2d",
     "TaskNetwork",
     "build_network",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +13,24 @@ from lora_cl.data import Dataset
 from lora_cl.data.weights import Weights
 from lora_cl.errors import ConfigError
 from lora_cl.options import OptionsBase
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How the library that a backbone is of knows it.
+
+    ``call`` makes the network there, in Python, of ``name`` and, with a ``classifier``, the layer
+    whose output are the logits, of the number of classes ``{classes}``; ``prefix`` stands before
+    the names of its layers here. Layers ``transposed`` are kept there as (d_in, d_out).
+    """
+
+    library: str
+    name: str
+    call: str
+    prefix: str
+    classifier: str | None = None
+    license: str | None = None
+    transposed: frozenset[str] = frozenset()
 
 
 class Backbone(nn.Module):
@@ -26,6 +45,8 @@ class Backbone(nn.Module):
     Options: ClassVar[type[OptionsBase]]
     summary: ClassVar[str]
     reads_text: ClassVar[bool] = False
+    origin: Origin | None = None
+    """None: it is of this package, and known nowhere else."""
 
     @classmethod
     def pretrained(cls, options: Any) -> Weights | None:

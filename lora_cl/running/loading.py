@@ -20,7 +20,7 @@ from lora_cl.errors import LoraClError, MethodError, ResultsError
 from lora_cl.methods import Method
 from lora_cl.records.integrity import first_fault
 from lora_cl.records.layout import ADAPTERS, MODEL
-from lora_cl.records.results import RESULT, read_own_result
+from lora_cl.records.results import BANK, RESULT, read_own_result, read_result
 from lora_cl.running.base import bare_network
 from lora_cl.running.checkpoints import AdapterFolder, load_tensors
 from lora_cl.running.machine import resolve_device
@@ -49,8 +49,9 @@ def load_run(folder: str | Path, device: str = "cpu", data_dir: str | Path | Non
 
 
 def finished_result(folder: Path) -> dict[str, Any]:
-    """The record of the finished run in ``folder``, its files there; ResultsError otherwise."""
-    result = read_own_result(folder)
+    """The record of the finished run, or of the bank made of one, in ``folder``, its files there;
+    ResultsError otherwise."""
+    result = read_own_result(folder) or read_result(folder, BANK)
     if result is None or result.get("status") != "done":
         status = "unfinished" if result is None else one_line(result.get("status"), 40)
         raise ResultsError(f"{folder}: does not hold a finished run; this one is {status}")
@@ -100,13 +101,14 @@ def _restored(
     bank = AdapterFolder(folder / ADAPTERS, place, str(result["hash"]))
     network = bare_network(config, seed, benchmark.input_shape, place, data_dir, content)
     method = make_method(config, benchmark, bank, place, data_dir, content, network)
-    for index in range(benchmark.n_tasks):
+    there = [k for k in range(benchmark.n_tasks) if k not in result.get("removed", [])]
+    for index in there:
         method.begin(benchmark.outlined(index))
     _require_alike(folder / MODEL, tensors, method.state_dict() | method.base_state())
     method.load_state_dict(tensors)
     method.load_base_state(tensors)
     method.reads = Reader(config.model, benchmark.input_shape, place, data_dir)
-    for index in range(benchmark.n_tasks):
+    for index in there:
         _require_sealed(method, bank, index)
     return method
 
@@ -126,7 +128,8 @@ def _recorded(
     @cache
     def real() -> Benchmark:
         benchmark = make_benchmark(config, seed, place, data_dir, content)
-        if benchmark.n_tasks != len(names):
+        imported = result.get("imported", [])
+        if benchmark.n_tasks != len(names) - len(imported):
             raise ResultsError(f"its config is of {benchmark.n_tasks} tasks, not {len(names)}")
         return benchmark
 
