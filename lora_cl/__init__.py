@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 __all__ = [
     "__version__",
     "export_adapter",
+    "import_adapter",
     "load_bank",
     "load_base",
     "load_config",
@@ -14,6 +15,7 @@ __all__ = [
     "load_run",
     "parse_config",
     "predict",
+    "remove_adapter",
     "run",
 ]
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from lora_cl.api import (
         export_adapter,
+        import_adapter,
         load_bank,
         load_base,
         load_config,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
         load_run,
         parse_config,
         predict,
+        remove_adapter,
         run,
     )
 

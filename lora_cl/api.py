@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "export_adapter",
+    "import_adapter",
     "load_bank",
     "load_base",
     "load_config",
@@ -54,6 +55,7 @@ __all__ = [
     "parse_config",
     "plan",
     "predict",
+    "remove_adapter",
     "run",
 ]
 

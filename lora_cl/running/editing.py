@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -19,8 +20,16 @@ from lora_cl.data.weights import read_safetensors
 from lora_cl.errors import MethodError, ResultsError
 from lora_cl.files import read_regular
 from lora_cl.methods.adapted import AdapterPerTask
+from lora_cl.records.files import make_within
 from lora_cl.records.integrity import manifest
-from lora_cl.records.layout import ADAPTER, ADAPTER_CONFIG, ADAPTERS, MODEL
+from lora_cl.records.layout import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    ADAPTERS,
+    MODEL,
+    SEALED,
+    task_folder,
+)
 from lora_cl.records.results import BANK, write_result
 from lora_cl.running.checkpoints import AdapterFolder, load_tensors, save_tensors
 from lora_cl.running.exporting import HEAD, PEFT, Names, names_of
@@ -219,8 +228,11 @@ def _write(
     bank = AdapterFolder(output / ADAPTERS, method.network.device, str(record["hash"]))
     bank.encode, bank.decode = method.to_peft, method.from_peft
     for task in sorted(method.bank):
-        if task not in removed:
-            bank[task] = method.bank[task]
+        if task not in removed:  # The very bytes: nothing of a task before moves.
+            place = make_within(output, ADAPTERS, task_folder(task))
+            for file in SEALED:
+                if (found := run / ADAPTERS / task_folder(task) / file).exists():
+                    shutil.copyfile(found, place / file)
     for task, sealed in new.items():
         bank[task] = sealed
     tensors, meta = load_tensors(run / MODEL)
