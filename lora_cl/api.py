@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lora_cl import config
 from lora_cl.config import Experiment, parse_config
@@ -33,6 +33,7 @@ from lora_cl.running.inspecting import require_bank, require_task
 from lora_cl.running.loading import finished_result
 from lora_cl.running.machine import resolve_device
 from lora_cl.running.planning import Planned, Shard, summary
+from lora_cl.running.merging import Merge, Worth, worth, write_merged
 from lora_cl.running.preparation import Say, prepare
 from lora_cl.running.runner import UNFINISHED, Where
 from lora_cl.running.serving import AdapterBank
@@ -52,6 +53,7 @@ __all__ = [
     "load_config",
     "load_results",
     "load_run",
+    "merge_adapters",
     "parse_config",
     "plan",
     "predict",
@@ -232,6 +234,38 @@ def import_adapter(
     method = require_bank(load_run(place, data_dir=data_dir))
     result, found = finished_result(place), _path("source", source)
     return with_adapter(method, result, found, name, list(classes), place, _path("output", output))
+
+
+def merge_adapters(
+    folder: AnyPath,
+    tasks: Sequence[int] | None = None,
+    *,
+    how: Sequence[str] = ("linear",),
+    weights: Sequence[float] | None = None,
+    density: float = 0.2,
+    rank: int | None = None,
+    output: AnyPath | None = None,
+    device: str = "cpu",
+    data_dir: AnyPath | None = None,
+) -> list[Worth]:
+    """Merges the adapters of ``tasks``, by default all, in each of the ways ``how``, and measures
+    every task on its test set: without an adapter, with its own, and with each merge.
+
+    ``output`` is a folder for the merged network, of one way alone. Raises MethodError for what
+    cannot be merged; the data sets of the run are needed.
+    """
+    method = require_bank(load_run(folder, device, data_dir))
+    chosen = [
+        require_task(method, task) for task in (sorted(method.bank) if tasks is None else tasks)
+    ]
+    merges = [Merge(chosen, cast(Any, one), weights, density, rank) for one in how]
+    if output is not None and len(merges) != 1:
+        raise ConfigError("output: holds one merged network; name one way to merge")
+    with reproducible(threads=1):
+        found = list(worth(method, merges))
+        if output is not None:
+            write_merged(method, merges[0], _path("output", output))
+    return found
 
 
 def remove_adapter(

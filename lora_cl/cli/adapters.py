@@ -13,6 +13,7 @@ import typer
 from lora_cl.cli.answering import answering, say, tell
 from lora_cl.cli.data import DataDir, one_of
 from lora_cl.cli.predicting import Run
+from lora_cl.errors import ConfigError
 from lora_cl.text import aligned, count, percent, size
 
 adapters_app = typer.Typer(
@@ -160,6 +161,84 @@ def remove(
 
         api.remove_adapter(run, task, output, data_dir=data_dir)
         say(f"written to {output}")
+
+
+@adapters_app.command()
+def merge(
+    run: Run,
+    how: Annotated[
+        str,
+        typer.Option(
+            help="linear, cat, svd, ties, dare_ties, magnitude_prune; several with commas, or all."
+        ),
+    ] = "linear",
+    tasks: Annotated[
+        str | None, typer.Option(metavar="K,...", help="Which tasks (default: all).")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="W,...", help="One each (default: 1/T; 1 for ties).")
+    ] = None,
+    density: Annotated[
+        float, typer.Option(help="Share of entries that ties, dare_ties, magnitude_prune keep.")
+    ] = 0.2,
+    rank: Annotated[int | None, typer.Option(min=1, help="Of svd (default: the run's).")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A folder for the merged network.")
+    ] = None,
+    format: Format = "table",  # noqa: A002
+    data_dir: DataDir = None,
+) -> None:
+    """Put adapters together, and say what each task's accuracy is before and after."""
+    with answering():
+        one_of("--format", format, ["table", "json"])
+        numbers = None if tasks is None else _numbers("--tasks", tasks, int)
+        factors = None if weights is None else _numbers("--weights", weights, float)
+        from lora_cl import api
+        from lora_cl.adapters.merging import HOWS
+
+        ways = list(HOWS) if how == "all" else [way.strip() for way in how.split(",")]
+        for way in ways:
+            one_of("--how", way, [*HOWS, "all"])
+        found = api.merge_adapters(
+            run,
+            numbers,
+            how=ways,
+            weights=factors,
+            density=density,
+            rank=rank,
+            output=output,
+            data_dir=data_dir,
+        )
+        if format == "json":
+            rows = [
+                {**asdict(one), "merged": dict(zip(ways, one.merged, strict=True))} for one in found
+            ]
+            tell(_json(rows))
+        else:
+            shown = [[one.base, one.own, *one.merged] for one in found]
+            averages = [sum(column) / len(column) for column in zip(*shown, strict=True)]
+            cells = [
+                [str(one.task), *map(percent, row)] for one, row in zip(found, shown, strict=True)
+            ]
+            tell(
+                aligned(
+                    [
+                        ["task", "no adapter", "its own", *ways, "name"],
+                        *([*row, one.name] for row, one in zip(cells, found, strict=True)),
+                        ["mean", *map(percent, averages), ""],
+                    ],
+                    left=(3 + len(ways),),
+                )
+            )
+        if output is not None:
+            say(f"written to {output}")
+
+
+def _numbers(option: str, text: str, kind: type[Any]) -> list[Any]:
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{option} {text}: is no list of numbers with commas between") from None
 
 
 def _mean(lists: Sequence[Sequence[float]]) -> float | None:

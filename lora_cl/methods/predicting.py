@@ -44,7 +44,7 @@ def predict(method: Method, x: Tensor, task: int | None, router: str | None) -> 
         tasks, _ = method.route(x, router)
         return _by_task(method, x, tasks)
     if task is None:
-        if method.per_task_heads:
+        if method.private_heads or method.benchmark.scenario == "task":
             last = method.benchmark.n_tasks - 1
             raise MethodError(f"predict: say which task, 0 to {last}, or which router")
         probabilities = _probabilities(method, x, method.learned[-1])
@@ -56,7 +56,7 @@ def predict(method: Method, x: Tensor, task: int | None, router: str | None) -> 
 def outputs_of(method: Method, task_id: int) -> list[str]:
     """What the outputs of the view of a task are called, in their order."""
     benchmark = method.benchmark
-    if method.per_task_heads or benchmark.scenario == "domain":
+    if method.private_heads or benchmark.scenario != "class":
         return benchmark.class_names(task_id)
     return [name for other in method.learned for name in benchmark.class_names(other)]
 

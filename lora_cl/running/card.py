@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lora_cl import __version__
 from lora_cl.models import Origin
 from lora_cl.text import one_line, percent
 
@@ -53,6 +52,7 @@ class Card:
     the inputs as the record describes them."""
 
     run_hash: str
+    version: str
     folder: str
     experiment: str
     method: str
@@ -86,7 +86,7 @@ def model_card(
         f"# {one_line(card.experiment)}, task {card.task}: {one_line(card.name)}",
         "",
         f"{'A network merged with' if merge else 'An adapter,'} {card.method}, trained by lora-cl "
-        f"{__version__} on task {card.task} of a sequence, the base frozen.",
+        f"{card.version} on task {card.task} of a sequence, the base frozen.",
         "",
         "| | |",
         "|---|---|",

@@ -129,6 +129,7 @@ def card_of(result: Mapping[str, Any], folder: Path, task: int) -> Card:
     last = result["accuracy_matrix"][-1]
     return Card(
         run_hash=str(result["hash"]),
+        version=str(result["provenance"]["versions"].get("lora-cl")),
         folder=folder.name,
         experiment=str(result["experiment"]),
         method=str(result["method"]),

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lora_cl.adapters import Adapter, adapted_layers
+from lora_cl.adapters import adapted_layers
 from lora_cl.adapters.subspaces import Decomposition, decomposed, effective_rank, overlap
 from lora_cl.errors import MethodError
 from lora_cl.methods import Method
@@ -146,9 +146,8 @@ def _mean_overlap(one: Space, other: Space, rows: str) -> float | None:
 
 def _changes(bank: AdapterPerTask, task: int) -> Space:
     """The change of every adapted layer's weight, decomposed."""
-    with bank.view(task):
-        found = {}
-        for name, layer in adapted_layers(bank.network.backbone).items():
-            adapter = cast(Adapter, layer.adapters[bank.head_name(task)])
-            found[name] = decomposed(adapter.factors() or adapter.delta(layer.base))
-    return found
+    with bank.opened(task) as layers:
+        return {
+            layer: decomposed(adapter.factors() or adapter.delta(base))
+            for layer, (adapter, base) in layers.items()
+        }
