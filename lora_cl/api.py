@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from lora_cl import config
 from lora_cl.config import Experiment, parse_config
@@ -23,41 +23,26 @@ from lora_cl.records.folders import DEFAULT_RESULTS, Record, load_records, read_
 from lora_cl.report import matching_labels, to_frame
 from lora_cl.report.progress import Progress, RunLabel
 from lora_cl.running import loading
-from lora_cl.running.answers import Answer, answers
 from lora_cl.running.arithmetic import reproducible
 from lora_cl.running.base import uncached_bases
-from lora_cl.running.editing import with_adapter, without_adapter
-from lora_cl.running.exporting import card_of, export, plain_base
 from lora_cl.running.folder import TO_DO, RunFolder
-from lora_cl.running.inspecting import require_bank, require_task
-from lora_cl.running.loading import finished_result
 from lora_cl.running.machine import resolve_device
 from lora_cl.running.planning import Planned, Shard, summary
-from lora_cl.running.merging import Merge, Worth, worth, write_merged
 from lora_cl.running.preparation import Say, prepare
 from lora_cl.running.runner import UNFINISHED, Where
-from lora_cl.running.serving import AdapterBank
 from lora_cl.text import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import nn
 
     from lora_cl.methods import Method
 
 __all__ = [
-    "export_adapter",
-    "import_adapter",
-    "load_bank",
-    "load_base",
     "load_config",
     "load_results",
     "load_run",
-    "merge_adapters",
     "parse_config",
     "plan",
-    "predict",
-    "remove_adapter",
     "run",
 ]
 
@@ -71,7 +56,7 @@ def load_config(path: AnyPath, overrides: Sequence[str] = ()) -> Experiment:
     """
     if isinstance(overrides, str):
         raise ConfigError(f"overrides: {_shown(overrides)} is one text; give a list of them")
-    return config.load_config(_path("path", path), overrides)
+    return config.load_config(path_given("path", path), overrides)
 
 
 def run(
@@ -159,7 +144,7 @@ def load_results(*paths: AnyPath) -> pd.DataFrame:
 
     Warns of places that were not looked into.
     """
-    folders = [_path("paths", path) for path in paths or [DEFAULT_RESULTS]]
+    folders = [path_given("paths", path) for path in paths or [DEFAULT_RESULTS]]
     return to_frame(load_records(folders, lambda line: warnings.warn(line, stacklevel=5)))
 
 
@@ -170,131 +155,9 @@ def load_run(folder: AnyPath, device: str = "cpu", data_dir: AnyPath | None = No
     folder does not hold a finished run.
     """
     place = str(resolve_device(_text("device", device)))
-    root = None if data_dir is None else _path("data_dir", data_dir)
+    root = None if data_dir is None else path_given("data_dir", data_dir)
     with reproducible(threads=1):
-        return loading.load_run(_path("folder", folder), place, root)
-
-
-def load_bank(folder: AnyPath, device: str = "cpu", data_dir: AnyPath | None = None) -> AdapterBank:
-    """All adapters of a finished run in memory, to switch between them or mix them in a batch.
-
-    Raises ResultsError as ``load_run``, and MethodError where the run has no adapter per task.
-    """
-    return AdapterBank(load_run(folder, device, data_dir))
-
-
-def load_base(
-    folder: AnyPath, task: int, device: str = "cpu", data_dir: AnyPath | None = None
-) -> nn.Module:
-    """The network of a finished run without its adapters, as ``PeftModel.from_pretrained`` takes it
-    for the adapter of ``task`` that ``lora-cl adapters export`` wrote: with a head of zeros.
-
-    A network of torchvision, timm or transformers is the library's own module.
-    """
-    method = require_bank(load_run(folder, device, data_dir))
-    return plain_base(method, require_task(method, task))
-
-
-def export_adapter(
-    folder: AnyPath,
-    task: int,
-    output: AnyPath,
-    *,
-    form: str = "peft",
-    merge: bool = False,
-    data_dir: AnyPath | None = None,
-) -> Path:
-    """Writes the adapter of ``task``, and a model card, into the folder ``output``.
-
-    ``form`` is peft, for ``PeftModel.from_pretrained``, or safetensors; with ``merge`` the network
-    is written with the adapter in its weights. Raises ResultsError and MethodError.
-    """
-    place, target = _path("folder", folder), _path("output", output)
-    method = require_bank(load_run(place, data_dir=data_dir))
-    card = card_of(finished_result(place), target, require_task(method, task))
-    export(method, task, target, card, form, merge)
-    return target
-
-
-def import_adapter(
-    folder: AnyPath,
-    source: AnyPath,
-    output: AnyPath,
-    *,
-    classes: Sequence[str],
-    name: str = "imported",
-    data_dir: AnyPath | None = None,
-) -> int:
-    """Writes a bank into the folder ``output``: that of the run in ``folder``, and the adapter in
-    ``source`` that PEFT trained on the same base, as a new task, whose number is returned.
-
-    ``classes`` are the names of its outputs. Raises ResultsError for what does not fit.
-    """
-    place = _path("folder", folder)
-    method = require_bank(load_run(place, data_dir=data_dir))
-    result, found = finished_result(place), _path("source", source)
-    return with_adapter(method, result, found, name, list(classes), place, _path("output", output))
-
-
-def merge_adapters(
-    folder: AnyPath,
-    tasks: Sequence[int] | None = None,
-    *,
-    how: Sequence[str] = ("linear",),
-    weights: Sequence[float] | None = None,
-    density: float = 0.2,
-    rank: int | None = None,
-    output: AnyPath | None = None,
-    device: str = "cpu",
-    data_dir: AnyPath | None = None,
-) -> list[Worth]:
-    """Merges the adapters of ``tasks``, by default all, in each of the ways ``how``, and measures
-    every task on its test set: without an adapter, with its own, and with each merge.
-
-    ``output`` is a folder for the merged network, of one way alone. Raises MethodError for what
-    cannot be merged; the data sets of the run are needed.
-    """
-    method = require_bank(load_run(folder, device, data_dir))
-    chosen = [
-        require_task(method, task) for task in (sorted(method.bank) if tasks is None else tasks)
-    ]
-    merges = [Merge(chosen, cast(Any, one), weights, density, rank) for one in how]
-    if output is not None and len(merges) != 1:
-        raise ConfigError("output: holds one merged network; name one way to merge")
-    with reproducible(threads=1):
-        found = list(worth(method, merges))
-        if output is not None:
-            write_merged(method, merges[0], _path("output", output))
-    return found
-
-
-def remove_adapter(
-    folder: AnyPath, task: int, output: AnyPath, *, data_dir: AnyPath | None = None
-) -> None:
-    """Writes a bank into the folder ``output``: that of the run in ``folder`` without ``task``."""
-    place, target = _path("folder", folder), _path("output", output)
-    method = require_bank(load_run(place, data_dir=data_dir))
-    without_adapter(method, finished_result(place), require_task(method, task), place, target)
-
-
-def predict(
-    folder: AnyPath,
-    files: Sequence[AnyPath],
-    *,
-    task: int | None = None,
-    router: str | None = None,
-    column: str = "text",
-    device: str = "cpu",
-    data_dir: AnyPath | None = None,
-) -> list[Answer]:
-    """What a finished run says of ``files``: images, ``x`` of .npz archives, or the ``column`` of
-    tables of texts; an answer for each input.
-
-    Raises ResultsError, DataError or MethodError where there is none.
-    """
-    method = load_run(folder, device, data_dir)
-    with reproducible(threads=1):
-        return answers(method, [_path("files", file) for file in files], task, router, column)
+        return loading.load_run(path_given("folder", folder), place, root)
 
 
 def _planned(
@@ -362,11 +225,11 @@ def _experiments(given: Experiment | Sequence[Experiment]) -> list[Experiment]:
 
 def _where(results: Any, device: Any, data_dir: Any) -> Where:
     """What was given as places and device, checked."""
-    root = None if data_dir is None else _path("data_dir", data_dir)
-    return Where(_path("results", results), str(resolve_device(_text("device", device))), root)
+    root = None if data_dir is None else path_given("data_dir", data_dir)
+    return Where(path_given("results", results), str(resolve_device(_text("device", device))), root)
 
 
-def _path(name: str, given: Any) -> Path:
+def path_given(name: str, given: Any) -> Path:
     if not isinstance(given, str | os.PathLike) or isinstance(os.fspath(given), bytes):
         raise ConfigError(f"{name}: {_shown(given)} is neither text nor a path")
     return path_of(name, Path(given) if str(given) else "")

@@ -124,9 +124,9 @@ def export(
     """Take an adapter away, with a model card: for PEFT, as plain tensors, or merged."""
     with answering():
         one_of("--format", format, ["peft", "safetensors"])
-        from lora_cl import api
+        from lora_cl import bank
 
-        api.export_adapter(run, task, output, form=format, merge=merge, data_dir=data_dir)
+        bank.export_adapter(run, task, output, form=format, merge=merge, data_dir=data_dir)
         say(f"written to {output}")
 
 
@@ -141,10 +141,10 @@ def import_(
 ) -> None:
     """Make a bank of the run's adapters and one that PEFT trained on the same base."""
     with answering():
-        from lora_cl import api
+        from lora_cl import bank
 
         named = [one.strip() for one in classes.split(",")]
-        task = api.import_adapter(run, source, output, classes=named, name=name, data_dir=data_dir)
+        task = bank.import_adapter(run, source, output, classes=named, name=name, data_dir=data_dir)
         say(f"written to {output}, as task {task}")
 
 
@@ -157,9 +157,9 @@ def remove(
 ) -> None:
     """Make a bank of the run's adapters but one; the others keep their numbers."""
     with answering():
-        from lora_cl import api
+        from lora_cl import bank
 
-        api.remove_adapter(run, task, output, data_dir=data_dir)
+        bank.remove_adapter(run, task, output, data_dir=data_dir)
         say(f"written to {output}")
 
 
@@ -193,13 +193,13 @@ def merge(
         one_of("--format", format, ["table", "json"])
         numbers = None if tasks is None else _numbers("--tasks", tasks, int)
         factors = None if weights is None else _numbers("--weights", weights, float)
-        from lora_cl import api
+        from lora_cl import bank
         from lora_cl.adapters.merging import HOWS
 
         ways = list(HOWS) if how == "all" else [way.strip() for way in how.split(",")]
         for way in ways:
             one_of("--how", way, [*HOWS, "all"])
-        found = api.merge_adapters(
+        found = bank.merge_adapters(
             run,
             numbers,
             how=ways,

@@ -38,10 +38,10 @@ def predict(
     """
     with answering():
         one_of("--format", format, ["csv", "json"])
-        from lora_cl import api
+        from lora_cl import bank
         from lora_cl.running.answers import FORMATS
 
-        given = api.predict(
+        given = bank.predict(
             run,
             files,
             task=task,
