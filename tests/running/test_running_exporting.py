@@ -115,8 +115,13 @@ def library_base(kind: str, run: Path) -> nn.Module:
 
 
 LIBRARY = [
-    ("torchvision", "resnet18", "lora, rank: 2, targets: last-2"),
-    ("torchvision", "resnet18", "dora, rank: 2, targets: [network.conv1, '*.0.conv1']"),
+    ("torchvision", "shufflenet_v2_x0_5", "lora, rank: 2, targets: last-2"),
+    pytest.param(
+        "torchvision",
+        "resnet18",
+        "dora, rank: 2, targets: [network.conv1, '*.0.conv1']",
+        marks=pytest.mark.slow,
+    ),
     ("timm", "test_resnet", "lora, rank: 2"),
     ("timm", "test_vit", "dora"),
     ("timm", "test_vit", "adalora"),
@@ -193,10 +198,10 @@ def test_networks_of_transformers_in_peft(kind: str, method: str, tmp_path: Path
 
 def test_a_pattern_selects_where_names_end_alike(tmp_path: Path) -> None:
     """``conv1`` of a resnet must not take every block's conv1 with it."""
-    model = "{name: torchvision, model: resnet18, size: 32}"
+    model = "{name: timm, model: test_resnet, size: 32}"
     run = done(tmp_path, model, IMAGES, "lora, rank: 2, targets: [network.conv1]")
     folder = exported(run, tmp_path)
-    theirs = loaded(library_base("resnet18", run), folder)
+    theirs = loaded(library_base("test_resnet", run), folder)
     adapted = [name for name, _ in theirs.named_modules() if name.endswith("conv1.lora_A")]
     assert adapted == ["base_model.model.conv1.lora_A"]
 
@@ -241,6 +246,7 @@ def test_what_cannot_be_exported(small: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_padding_that_peft_cannot_run_is_refused(tmp_path: Path) -> None:
     model = "{name: timm, model: tf_efficientnet_lite0, size: 32}"
     run = done(tmp_path, model, IMAGES, "lora, rank: 2, targets: [network.conv_stem]")
