@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 _PLACES = {
     "api": ("load_config", "load_results", "load_run", "parse_config", "run"),
     "bank": (
+        "analyze",
         "export_adapter",
         "import_adapter",
         "load_bank",
@@ -19,6 +20,7 @@ _PLACES = {
 }
 __all__ = [
     "__version__",
+    "analyze",
     "export_adapter",
     "import_adapter",
     "load_bank",
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
     from lora_cl.api import load_config, load_results, load_run, parse_config, run
     from lora_cl.bank import (
+        analyze,
         export_adapter,
         import_adapter,
         load_bank,

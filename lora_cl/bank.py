@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lora_cl.api import AnyPath, load_run, path_given
 from lora_cl.errors import ConfigError
+from lora_cl.running import analysis
+from lora_cl.running.analysis import RANKS, Analysis
 from lora_cl.running.answers import Answer, answers
 from lora_cl.running.arithmetic import reproducible
 from lora_cl.running.editing import with_adapter, without_adapter
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
+    "analyze",
     "export_adapter",
     "import_adapter",
     "load_bank",
@@ -29,6 +32,23 @@ __all__ = [
     "predict",
     "remove_adapter",
 ]
+
+
+def analyze(
+    folder: AnyPath,
+    ranks: Sequence[int] = RANKS,
+    *,
+    device: str = "cpu",
+    data_dir: AnyPath | None = None,
+) -> Analysis:
+    """Of what rank the changes are that a run of `full` or `independent` made to the base's
+    weights, and each task's accuracy with all of them cut to each of ``ranks``.
+
+    The base is made again; the data sets of the run are needed. MethodError for other methods.
+    """
+    root = None if data_dir is None else path_given("data_dir", data_dir)
+    with reproducible(threads=1):
+        return analysis.analyze(path_given("folder", folder), list(ranks), root, device)
 
 
 def load_bank(folder: AnyPath, device: str = "cpu", data_dir: AnyPath | None = None) -> AdapterBank:

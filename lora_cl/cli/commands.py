@@ -15,6 +15,7 @@ import typer
 
 from lora_cl import __version__
 from lora_cl.cli.adapters import adapters_app
+from lora_cl.cli.analyzing import analyze
 from lora_cl.cli.answering import (
     RUN_FAILED,
     Settings,
@@ -49,6 +50,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.add_typer(adapters_app, name="adapters")
 app.command()(predict)
+app.command()(analyze)
 
 Configs = Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="YAML config files.")]
 Overrides = Annotated[
