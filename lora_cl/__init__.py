@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 _PLACES = {
     "api": ("load_config", "load_results", "load_run", "parse_config", "run"),
     "bank": (
+        "add_task",
         "analyze",
         "export_adapter",
         "import_adapter",
@@ -20,6 +21,7 @@ _PLACES = {
 }
 __all__ = [
     "__version__",
+    "add_task",
     "analyze",
     "export_adapter",
     "import_adapter",
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
     from lora_cl.api import load_config, load_results, load_run, parse_config, run
     from lora_cl.bank import (
+        add_task,
         analyze,
         export_adapter,
         import_adapter,

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lora_cl.api import AnyPath, load_run, path_given
+from lora_cl.config import Experiment
 from lora_cl.errors import ConfigError
 from lora_cl.running import analysis
+from lora_cl.running.adding import with_task
 from lora_cl.running.analysis import RANKS, Analysis
 from lora_cl.running.answers import Answer, answers
 from lora_cl.running.arithmetic import reproducible
 from lora_cl.running.editing import with_adapter, without_adapter
 from lora_cl.running.exporting import card_of, export, plain_base
 from lora_cl.running.inspecting import require_bank, require_task
-from lora_cl.running.loading import finished_result
+from lora_cl.running.loading import config_of, finished_result
 from lora_cl.running.merging import Merge, Worth, worth, write_merged
 from lora_cl.running.serving import AdapterBank
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
+    "add_task",
     "analyze",
     "export_adapter",
     "import_adapter",
@@ -32,6 +35,27 @@ __all__ = [
     "predict",
     "remove_adapter",
 ]
+
+
+def add_task(
+    folder: AnyPath,
+    experiment: Experiment,
+    output: AnyPath,
+    *,
+    device: str = "cpu",
+    data_dir: AnyPath | None = None,
+) -> tuple[int, float]:
+    """Writes a bank into the folder ``output``: that of the run in ``folder``, and the one task of
+    ``experiment``'s benchmark, learned by its ``train``; the task's number and test accuracy.
+
+    Model and method are those of the run. Nothing of a task before moves, or it is an error.
+    """
+    place = path_given("folder", folder)
+    root = None if data_dir is None else path_given("data_dir", data_dir)
+    method = require_bank(load_run(place, device, data_dir))
+    result = finished_result(place)
+    config = experiment.config.model_copy(update={"model": config_of(place, result).model})
+    return with_task(method, result, config, place, path_given("output", output), root)
 
 
 def analyze(

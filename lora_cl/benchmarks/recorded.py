@@ -69,7 +69,7 @@ class Recorded(Benchmark):
     def task(self, index: int) -> Task:
         real = self.real()
         if index >= real.n_tasks:
-            raise DataError(f"task {index} was imported: its samples are not known here")
+            raise DataError(f"task {index} is not of the run's config: its samples are not known")
         return real.task(index)
 
     def outlined(self, index: int) -> Task:

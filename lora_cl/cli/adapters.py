@@ -149,6 +149,24 @@ def import_(
 
 
 @adapters_app.command()
+def add(
+    run: Run,
+    task: Annotated[Path, typer.Option(metavar="CONFIG", help="A config of one task.")],
+    output: Output,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    data_dir: DataDir = None,
+) -> None:
+    """Make a bank of the run's adapters and one that is trained now, by the run's method."""
+    with answering():
+        from lora_cl import bank
+        from lora_cl.config import load_config
+
+        given = load_config(task)
+        number, accuracy = bank.add_task(run, given, output, device=device, data_dir=data_dir)
+        say(f"written to {output}, as task {number}: test accuracy {percent(accuracy)} %")
+
+
+@adapters_app.command()
 def remove(
     run: Run,
     task: Annotated[int, typer.Option(min=0, help="Which task is left out.")],

@@ -213,7 +213,7 @@ class Method(ABC):
         the method's own if none is named; MethodError for one that it cannot use.
         """
         router = router or self.router
-        require_router(router, f"prototypes.{self.learned[0]}" in self.kept)
+        require_router(router, all(f"prototypes.{k}" in self.kept for k in self.learned))
         labels, doubts = [], []
         for task_id in self.learned:
             with self.view(task_id) as network:

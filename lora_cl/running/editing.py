@@ -40,6 +40,8 @@ MAX_CONFIG = 2**24
 
 Record = dict[str, Any]
 
+NOTHING: Mapping[str, Tensor] = {}
+
 
 def with_adapter(
     method: AdapterPerTask,
@@ -67,7 +69,7 @@ def with_adapter(
         "accuracy_matrix": [*padded, [*result["accuracy_matrix"][-1], None]],
         "imported": [*result.get("imported", []), task],
     }
-    _write(method, result | changed, run, output, {task: sealed})
+    write_bank(method, result | changed, run, output, {task: sealed})
     return task
 
 
@@ -79,7 +81,7 @@ def without_adapter(
     if len(method.bank) < 2:
         raise MethodError(f"task {task} is the only one; a bank holds at least one")
     changed = {"removed": [*result.get("removed", []), task]}
-    _write(method, result | changed, run, output, {})
+    write_bank(method, result | changed, run, output, {})
 
 
 def read_adapter(method: AdapterPerTask, source: Path) -> dict[str, Tensor]:
@@ -211,17 +213,28 @@ def _require_head(head: Mapping[str, Tensor], features: int, names: Names, sourc
         raise ResultsError(f"{source}: its head ({one_line(told)}) takes no {features} features")
 
 
-def _write(
+def require_empty(output: Path) -> None:
+    """Raises ResultsError unless a bank can be written into ``output``; makes nothing."""
+    try:
+        if output.exists() and any(output.iterdir()):
+            raise ResultsError(f"{output}: is not empty; nothing is written over")
+    except OSError as error:
+        raise ResultsError(f"{output}: cannot be written: {error.strerror}") from None
+
+
+def write_bank(
     method: AdapterPerTask,
     record: Record,
     run: Path,
     output: Path,
     new: Mapping[int, dict[str, Tensor]],
+    kept: Mapping[str, Tensor] = NOTHING,
 ) -> None:
+    """Writes the bank that ``record`` tells of into ``output``: the tasks of ``run`` that are not
+    removed, byte for byte, and ``new`` ones, sealed; ``kept`` is state that they bring besides."""
+    require_empty(output)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        if any(output.iterdir()):
-            raise ResultsError(f"{output}: is not empty; nothing is written over")
     except OSError as error:
         raise ResultsError(f"{output}: cannot be written: {error.strerror}") from None
     removed = record.get("removed", [])
@@ -237,7 +250,7 @@ def _write(
         bank[task] = sealed
     tensors, meta = load_tensors(run / MODEL)
     meta |= {"tasks": record["n_tasks"], "sealed": sorted(bank)}
-    save_tensors(output / MODEL, tensors, meta)
+    save_tensors(output / MODEL, {**tensors, **kept}, meta)
     # A bank is no run: what was measured of the run is told by the run.
-    kept = {k: v for k, v in record.items() if k not in ("cost", "routing", "validation_matrix")}
-    write_result(output, {**kept, "files": manifest(output), "bank_of": record["hash"]}, BANK)
+    told = {k: v for k, v in record.items() if k not in ("cost", "routing", "validation_matrix")}
+    write_result(output, {**told, "files": manifest(output), "bank_of": record["hash"]}, BANK)

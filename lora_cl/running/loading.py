@@ -128,8 +128,8 @@ def _recorded(
     @cache
     def real() -> Benchmark:
         benchmark = make_benchmark(config, seed, place, data_dir, content)
-        imported = result.get("imported", [])
-        if benchmark.n_tasks != len(names) - len(imported):
+        others = [*result.get("imported", []), *result.get("added", [])]
+        if benchmark.n_tasks != len(names) - len(others):
             raise ResultsError(f"its config is of {benchmark.n_tasks} tasks, not {len(names)}")
         return benchmark
 

@@ -124,7 +124,7 @@ def test_what_peft_trained_answers_the_same_here(model: str, kind: str, tmp_path
     with torch.inference_mode(), method.view(0) as network:
         assert torch.equal(network(x), first)
     assert set(method.predict(x, task=task).labels) <= {"cat", "dog"}
-    with pytest.raises(LoraClError, match="was imported"):
+    with pytest.raises(LoraClError, match="is not of the run's config"):
         method.benchmark.task(task)
     # And from the bank, away again.
     lora_cl.export_adapter(target, task, tmp_path / "again")
@@ -284,3 +284,60 @@ def test_other_kinds_ranks_and_counts_of_classes(run: Path, theirs: Path, tmp_pa
     with pytest.raises(ResultsError, match="holds lora, and the run dora"):
         lora_cl.import_adapter(dora, theirs, tmp_path / "x", classes=["a", "b"])
     assert not (tmp_path / "x").exists()
+
+
+ONE_MORE = """
+name: more
+benchmark: {{name: split, tasks: {tasks}, dataset: {{name: synthetic, classes: {classes},
+  features: {features}, separation: 5.0}}}}
+model: {{name: mlp, hidden: [3]}}
+train: {{epochs: 6, batch_size: 16, lr: 0.02}}
+methods: {{full: {{}}}}
+"""
+
+
+@pytest.mark.parametrize("method", ["lora, rank: 4", "adalora, rank: 3, target_rank: 2, every: 1"])
+def test_one_more_task_moves_nothing_before_it(method: str, tmp_path: Path) -> None:
+    run = done(tmp_path, MLP, NUMBERS, method)
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    (tmp_path / "more.yaml").write_text(ONE_MORE.format(tasks=1, classes=4, features=12))
+    for name in ("bank", "again"):
+        code, _, err = ask(
+            "adapters", "add", run, "--task", tmp_path / "more.yaml", "-o", tmp_path / name
+        )
+        assert code == 0, err
+        assert err.startswith(f"written to {tmp_path / name}, as task 3: test accuracy ")
+    assert before == {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    accuracy = float(err.split()[-2])
+    assert accuracy > 60  # Of four classes.
+    whole, more = lora_cl.load_run(run), lora_cl.load_run(tmp_path / "bank")
+    assert [whole.uses(k, {}) for k in range(3)] == [more.uses(k, {}) for k in range(3)]
+    # The same again, to the bit.
+    assert more.uses(3, {}) == lora_cl.load_run(tmp_path / "again").uses(3, {})
+    assert more.benchmark.class_names(3) == ["0", "1", "2", "3"]
+    code, out, _ = ask("adapters", "list", tmp_path / "bank")
+    assert float(out.splitlines()[4].split()[-5]) == accuracy
+
+
+@pytest.mark.parametrize(
+    ("tasks", "features", "said"),
+    [(2, 12, "has 2 tasks; one is added"), (1, 9, "has inputs of (9,), the run of (12,)")],
+)
+def test_a_task_that_does_not_fit(
+    tasks: int, features: int, said: str, run: Path, tmp_path: Path
+) -> None:
+    text = ONE_MORE.format(tasks=tasks, classes=4, features=features)
+    (tmp_path / "more.yaml").write_text(text)
+    code, out, err = ask(
+        "adapters", "add", run, "--task", tmp_path / "more.yaml", "-o", tmp_path / "bank"
+    )
+    assert (code, out) == (2, "")
+    assert said in err
+    assert not (tmp_path / "bank").exists()
+
+
+def test_where_learning_moves_others_no_task_is_added(tmp_path: Path) -> None:
+    merged = done(tmp_path, MLP, NUMBERS, "merged, rank: 2")
+    more = lora_cl.parse_config(ONE_MORE.format(tasks=1, classes=4, features=12), "more.yaml")
+    with pytest.raises(MethodError, match="only isolated methods take a task"):
+        lora_cl.add_task(merged, more, tmp_path / "bank")
