@@ -19,12 +19,15 @@ def test_the_page_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / "adapters.md").read_text("utf-8")
-    blocks = re.findall(r"```(sh|python)\n(.*?)```", text, re.DOTALL)
+    blocks = re.findall(r"```(sh|python|yaml)\n(.*?)```", text, re.DOTALL)
     names: dict[str, Any] = {}
     commands = programs = 0
     for kind, block in blocks:
         if commands:
             (names["RUN"],) = map(str, Path("results/runs/smoke/lora").glob("seed0-*"))
+        if kind == "yaml":
+            Path("more.yaml").write_text(block, "utf-8")
+            continue
         if kind == "python":
             exec(compile(block, "adapters.md", "exec"), names)
             programs += 1
@@ -39,7 +42,7 @@ def test_the_page_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             written = "-o" in words
             assert bool(out) or written, line
             commands += 1
-    assert (commands, programs) == (16, 4)
+    assert (commands, programs) == (17, 4)
     assert {"whole", "plain", "merged", "smaller", "answers.json"} <= {
         path.name for path in tmp_path.iterdir()
     }
