@@ -187,7 +187,7 @@ def _config(config: dict[str, Any], method: AdapterPerTask, names: Names) -> dic
     transposed = origin is not None and origin.transposed.issuperset(layers)
     changed: dict[str, Any] = {
         "base_model_name_or_path": origin.name if origin else None,
-        "target_modules": _selecting(layers, there),
+        "target_modules": selecting(layers, there),
         "fan_in_fan_out": transposed,
         "modules_to_save": [names.head] if names.head else None,
     }
@@ -197,7 +197,7 @@ def _config(config: dict[str, Any], method: AdapterPerTask, names: Names) -> dic
     return {**config, **changed}
 
 
-def _selecting(layers: list[str], there: Iterable[str]) -> list[str] | str:
+def selecting(layers: list[str], there: Iterable[str]) -> list[str] | str:
     """What makes PEFT take ``layers`` of those ``there`` and no others: their names, or a pattern
     where PEFT, which compares how names end, would take more."""
     chosen = set(layers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 import lora_cl
 from lora_cl.errors import LoraClError, MethodError, ResultsError
+from lora_cl.running.exporting import selecting
 from lora_cl.testing.runs import run_done
 
 with warnings.catch_warnings():
@@ -196,12 +198,25 @@ def test_networks_of_transformers_in_peft(kind: str, method: str, tmp_path: Path
         require_same(logits(transformers.AutoModel.from_pretrained(whole).eval()), ours)
 
 
+def test_names_select_where_none_ends_alike_and_a_pattern_else() -> None:
+    there = ["", "conv1", "block.0", "block.0.conv1", "block.0.conv2"]
+    assert selecting(["block.0.conv1", "block.0.conv2"], there) == [
+        "block.0.conv1",
+        "block.0.conv2",
+    ]
+    pattern = selecting(["conv1", "block.0.conv2"], there)
+    assert isinstance(pattern, str)
+    chosen = [name for name in there if re.fullmatch(pattern, name)]
+    assert chosen == ["conv1", "block.0.conv2"]
+
+
+@pytest.mark.slow
 def test_a_pattern_selects_where_names_end_alike(tmp_path: Path) -> None:
     """``conv1`` of a resnet must not take every block's conv1 with it."""
-    model = "{name: timm, model: test_resnet, size: 32}"
+    model = "{name: timm, model: resnet18, size: 32}"
     run = done(tmp_path, model, IMAGES, "lora, rank: 2, targets: [network.conv1]")
     folder = exported(run, tmp_path)
-    theirs = loaded(library_base("test_resnet", run), folder)
+    theirs = loaded(library_base("resnet18", run), folder)
     adapted = [name for name, _ in theirs.named_modules() if name.endswith("conv1.lora_A")]
     assert adapted == ["base_model.model.conv1.lora_A"]
 
