@@ -37,7 +37,14 @@ if TYPE_CHECKING:
 
     from lora_cl.methods import Method
 
-__all__ = ["load_config", "load_results", "load_run", "parse_config", "plan", "run"]
+__all__ = [
+    "load_config",
+    "load_results",
+    "load_run",
+    "parse_config",
+    "plan",
+    "run",
+]
 
 AnyPath = str | os.PathLike[str]
 
@@ -49,7 +56,7 @@ def load_config(path: AnyPath, overrides: Sequence[str] = ()) -> Experiment:
     """
     if isinstance(overrides, str):
         raise ConfigError(f"overrides: {_shown(overrides)} is one text; give a list of them")
-    return config.load_config(_path("path", path), overrides)
+    return config.load_config(path_given("path", path), overrides)
 
 
 def run(
@@ -137,7 +144,7 @@ def load_results(*paths: AnyPath) -> pd.DataFrame:
 
     Warns of places that were not looked into.
     """
-    folders = [_path("paths", path) for path in paths or [DEFAULT_RESULTS]]
+    folders = [path_given("paths", path) for path in paths or [DEFAULT_RESULTS]]
     return to_frame(load_records(folders, lambda line: warnings.warn(line, stacklevel=5)))
 
 
@@ -148,9 +155,9 @@ def load_run(folder: AnyPath, device: str = "cpu", data_dir: AnyPath | None = No
     folder does not hold a finished run.
     """
     place = str(resolve_device(_text("device", device)))
-    root = None if data_dir is None else _path("data_dir", data_dir)
+    root = None if data_dir is None else path_given("data_dir", data_dir)
     with reproducible(threads=1):
-        return loading.load_run(_path("folder", folder), place, root)
+        return loading.load_run(path_given("folder", folder), place, root)
 
 
 def _planned(
@@ -218,11 +225,11 @@ def _experiments(given: Experiment | Sequence[Experiment]) -> list[Experiment]:
 
 def _where(results: Any, device: Any, data_dir: Any) -> Where:
     """What was given as places and device, checked."""
-    root = None if data_dir is None else _path("data_dir", data_dir)
-    return Where(_path("results", results), str(resolve_device(_text("device", device))), root)
+    root = None if data_dir is None else path_given("data_dir", data_dir)
+    return Where(path_given("results", results), str(resolve_device(_text("device", device))), root)
 
 
-def _path(name: str, given: Any) -> Path:
+def path_given(name: str, given: Any) -> Path:
     if not isinstance(given, str | os.PathLike) or isinstance(os.fspath(given), bytes):
         raise ConfigError(f"{name}: {_shown(given)} is neither text nor a path")
     return path_of(name, Path(given) if str(given) else "")

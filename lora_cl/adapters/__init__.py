@@ -26,6 +26,8 @@ from lora_cl.adapters.inject import (
 )
 from lora_cl.adapters.layer import AdaptedLayer, Adapter
 from lora_cl.adapters.lora import LoRA, lora_delta, lora_scale, make_lora
+from lora_cl.adapters.merging import Dense, How, default_weight, merge_deltas, require_merge
+from lora_cl.adapters.mixing import Mixture
 from lora_cl.adapters.nf4 import NF4Linear, nf4_dequantize, nf4_quantize, parameter_count
 from lora_cl.adapters.peft_format import PeftAdapter, from_peft, to_peft, unfit_for_peft
 from lora_cl.adapters.rank_allocation import (
@@ -40,8 +42,11 @@ from lora_cl.adapters.targets import full_layers, left_out, match_targets
 __all__ = [
     "AdaptedLayer",
     "Adapter",
+    "Dense",
     "DoRA",
+    "How",
     "LoRA",
+    "Mixture",
     "NF4Linear",
     "PeftAdapter",
     "PenaltyForm",
@@ -56,6 +61,7 @@ __all__ = [
     "add_adapter",
     "assert_all_adapters_have_gradient",
     "budget_schedule",
+    "default_weight",
     "from_peft",
     "full_layers",
     "left_out",
@@ -67,6 +73,7 @@ __all__ = [
     "make_lora",
     "mask_to_budget",
     "match_targets",
+    "merge_deltas",
     "merged",
     "merged_parameter_count",
     "nf4_dequantize",
@@ -74,6 +81,7 @@ __all__ = [
     "orthogonality_penalty",
     "parameter_count",
     "remove_adapter",
+    "require_merge",
     "set_trainable",
     "to_peft",
     "triplet_scores",

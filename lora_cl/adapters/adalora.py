@@ -56,6 +56,10 @@ class SVDLoRA(Adapter):
         delta = self.scale * (self.lora_B @ (self.lora_A * self.lora_E))
         return weight + delta.reshape(weight.shape)
 
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        Q, E, P = self.lora_A.detach(), self.lora_E.detach(), self.lora_B.detach()
+        return self.scale * P, Q * E
+
     @property
     def triplets(self) -> int:
         """How many triplets are held, pruned ones (lambda = 0) included."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -31,6 +32,19 @@ class Adapter(nn.Module):
         """``weight`` (the shape of the base's weight, adapters before this one merged), adapted."""
         raise NotImplementedError
 
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """(d_out, r) and (r, d_in) whose product is the change of weight, a kernel as the matrix
+        (c_out, c_in * kh * kw); None where it is no such product."""
+        return None
+
+    @torch.no_grad()
+    def delta(self, base: nn.Module) -> Tensor:
+        """The change of the base's weight, in its shape."""
+        weight = cast(Tensor, base.weight)
+        if (factors := self.factors()) is not None:
+            return (factors[0] @ factors[1]).reshape(weight.shape)
+        return self.merged_weight(weight, base) - weight
+
 
 def adaptable(layer: nn.Module) -> bool:
     """Whether an adapter fits: a Linear or Conv2d, or a kind of them that computes as they do."""
@@ -58,6 +72,8 @@ class AdaptedLayer(nn.Module):
         self.base = base.requires_grad_(False).eval()
         self.adapters = nn.ModuleDict()
         self.active: tuple[str, ...] = ()
+        self.mixture: Callable[[AdaptedLayer, Tensor, Tensor], Tensor] | None = None
+        """Takes the place of ``active`` where the rows of a batch go through different adapters."""
 
     @property
     def weight(self) -> Tensor:
@@ -75,6 +91,8 @@ class AdaptedLayer(nn.Module):
     def from_base(self, x: Tensor, base_out: Tensor) -> Tensor:
         """The output for ``x`` where ``base_out = self.base(x)`` is known already, such as from a
         cache: only the adapters are computed."""
+        if self.mixture is not None:
+            return self.mixture(self, x, base_out)
         out = base_out
         for name in self.active:
             out = self.adapters[name](x, out, self.base)

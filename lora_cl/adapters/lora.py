@@ -85,6 +85,11 @@ class LoRA(Adapter):
     def merged_weight(self, weight: Tensor, base: nn.Module) -> Tensor:
         return add_delta(weight, self.lora_A.weight, self.lora_B.weight, self.scale)
 
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        A, B = self.lora_A.weight.detach(), self.lora_B.weight.detach()
+        grouped = B.shape[1] != len(A)
+        return None if grouped else (self.scale * B.flatten(1), A.flatten(1))
+
     def extra_repr(self) -> str:
         return f"rank={self.lora_A.weight.shape[0]}, scale={self.scale:g}"
 

@@ -140,6 +140,14 @@ class Benchmark(ABC):
         data = self.dataset()
         return data, range(data.classes)
 
+    def class_names(self, index: int) -> list[str]:
+        """What the labels of task ``index`` are called, in their order: numbers, where a benchmark
+        without data sets gives no names."""
+        if not self.sources:
+            return [str(label) for label in range(self.task_classes(index))]
+        data, classes = self.task_data(index)
+        return [data.class_names[number] for number in classes]
+
     def dataset_key(self, index: int) -> str:
         """The key of the config that names the data of task ``index``."""
         return "benchmark.dataset"

@@ -14,18 +14,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lora_cl import __version__
+from lora_cl.cli.adapters import adapters_app
+from lora_cl.cli.analyzing import analyze
 from lora_cl.cli.answering import (
     RUN_FAILED,
     Settings,
     answer,
     answering,
+    deliver,
     importing,
     mention,
     say,
     tell,
 )
 from lora_cl.cli.data import DataDir, cache_app, data_app, one_of, others
-from lora_cl.errors import ConfigError, ResultsError
+from lora_cl.cli.predicting import predict
+from lora_cl.errors import ConfigError
 from lora_cl.records.folders import DEFAULT_RESULTS
 
 if TYPE_CHECKING:
@@ -44,6 +48,9 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
+app.add_typer(adapters_app, name="adapters")
+app.command()(predict)
+app.command()(analyze)
 
 Configs = Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="YAML config files.")]
 Overrides = Annotated[
@@ -176,7 +183,7 @@ def compare(
         found = comparisons(_places(folders), selection, say)
         chosen = selection.chosen_columns(found)
         width, color = _terminal() if output is None else (None, False)
-        _deliver(render(found, format, details, width, color, chosen), output)
+        deliver(render(found, format, details, width, color, chosen), output)
     if not measured(found):
         raise typer.Exit(RUN_FAILED)
 
@@ -361,19 +368,6 @@ def _terminal() -> tuple[int | None, bool]:
         return None, False
     color = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
     return shutil.get_terminal_size().columns, color
-
-
-def _deliver(text: str, output: Path | None) -> None:
-    if output is None:
-        tell(text)
-        return
-    from lora_cl.records.output import write_output
-
-    try:
-        write_output(output, f"{text.rstrip()}\n".encode())
-    except OSError as error:
-        raise ResultsError(f"{output}: cannot be written: {error.strerror}") from None
-    say(f"written to {output}")
 
 
 def main() -> None:

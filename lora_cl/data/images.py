@@ -64,14 +64,19 @@ def refusing_bombs() -> Iterator[None]:
         yield
 
 
-def read_image(path: Path, size: int, channels: Literal[1, 3]) -> NDArray[np.uint8]:
-    """The image as uint8, (size, size) if ``channels`` is 1, else (size, size, 3).
+def read_image(
+    path: Path, size: int | tuple[int, int], channels: Literal[1, 3]
+) -> NDArray[np.uint8]:
+    """The image as uint8, (height, width) if ``channels`` is 1, else (height, width, 3).
+
+    ``size`` is its height and width, or both.
 
     Turned as its EXIF orientation says; what is transparent lies on white, as on a page; of an
     animation the first picture. Raises DataError if it cannot be read, is too large or has more
     than 8 bits per channel.
     """
     kind = FORMATS[path.suffix.lower()]
+    height, width = (size, size) if isinstance(size, int) else size
     try:
         # From a path Pillow would map what is not compressed, and mix up the rows of a TIFF image
         # that lies on its side.
@@ -86,7 +91,8 @@ def read_image(path: Path, size: int, channels: Literal[1, 3]) -> NDArray[np.uin
                 page = Image.new("RGBA", upright.size, "white")
                 upright = Image.alpha_composite(page, upright.convert("RGBA"))
             plain = upright.convert("L" if channels == 1 else "RGB")
-            return np.array(plain.resize((size, size), Image.Resampling.BILINEAR), dtype=np.uint8)
+            resized = plain.resize((width, height), Image.Resampling.BILINEAR)
+            return np.array(resized, dtype=np.uint8)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise DataError(f"{path}: has more than {MAX_PIXELS:,} pixels") from None
     except DataError:

@@ -100,7 +100,13 @@ class Npz(Source):
         return Dataset(self.name, x_train, y_train, x_held, y_held, len(names), names, checksum)
 
 
-def _read(path: Path) -> dict[str, Array]:
+def read_array(path: Path, name: str) -> Array:
+    """The array ``name`` of an archive, as ``Npz`` takes it; DataError if it is not there."""
+    arrays = _read(path, (name,))
+    return _features(path, name, arrays[name])
+
+
+def _read(path: Path, needed: tuple[str, ...] = ("x", "y")) -> dict[str, Array]:
     if path.is_dir():
         raise DataError(f"{path}: is a directory; a .npz file is needed")
     if not path.exists():
@@ -135,8 +141,9 @@ def _read(path: Path) -> dict[str, Array]:
         detail = " ".join(str(error).split())
         reason = "holds Python objects" if "allow_pickle" in detail else f"is damaged: {detail}"
         raise DataError(f"{path}:{which} cannot be read: it {reason}") from error
-    for name, other in (("x", "x"), ("y", "y"), ("x_test", "y_test"), ("y_test", "x_test")):
-        if name not in arrays and (name == other or other in arrays):
+    pairs = {"x_test": "y_test", "y_test": "x_test"}
+    for name in (*needed, *pairs):
+        if name not in arrays and (name in needed or pairs[name] in arrays):
             raise DataError(f"{path}: array {name!r} is missing")
     return arrays
 

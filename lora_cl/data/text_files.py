@@ -14,10 +14,14 @@ from numpy.typing import NDArray
 from lora_cl.data.source import Dataset, Source, tensor_checksum, text_rows
 from lora_cl.data.split import stratified_split
 from lora_cl.errors import DataError
+from lora_cl.files import read_regular
 from lora_cl.options import OptionsBase, PathOption, user_path
 from lora_cl.text import did_you_mean, one_line
 
 SUFFIXES = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+
+MAX_BYTES = 2**28
+"""Of a .txt file."""
 
 
 class TextOptions(OptionsBase):
@@ -96,22 +100,42 @@ class TextFiles(Source):
         return Dataset(self.name, *parts, len(names), names, _checksum(parts, names), text=True)
 
     def _read(self, path: Path) -> tuple[list[str], list[str]]:
-        table = _table(path)
-        columns = [str(name) for name in table.columns]
-        for key in (self.options.text, self.options.label):
-            if key not in columns:
-                held = one_line(", ".join(columns), limit=120)
-                raise DataError(
-                    f"{path}: has no column {key!r}; it has {held}{did_you_mean(key, columns)}"
-                )
-        texts, labels = table[self.options.text], table[self.options.label]
-        for key, column in ((self.options.text, texts), (self.options.label, labels)):
-            if bool(column.isna().any()):
-                row = int(np.flatnonzero(column.isna().to_numpy())[0])
-                raise DataError(f"{path}: row {row + 1} has no {key}")
-        if not len(table):
+        texts, labels = _columns(path, _table(path), [self.options.text, self.options.label])
+        if not texts:
             raise DataError(f"{path}: holds no rows")
-        return [str(text) for text in texts], [str(label) for label in labels]
+        return texts, labels
+
+
+def read_column(path: Path, column: str) -> list[str]:
+    """The texts of a table's ``column``, or, of a .txt file, its lines; DataError if none."""
+    if path.suffix.lower() == ".txt":
+        try:
+            texts = read_regular(path, MAX_BYTES).decode("utf-8", "replace").splitlines()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    else:
+        (texts,) = _columns(path, _table(path), [column])
+    if not texts:
+        raise DataError(f"{path}: holds no rows")
+    return texts
+
+
+def _columns(path: Path, table: Any, keys: list[str]) -> list[list[str]]:
+    """Each of the columns ``keys`` as texts; DataError where one is missing or has a gap."""
+    known = [str(name) for name in table.columns]
+    found = []
+    for key in keys:
+        if key not in known:
+            held = one_line(", ".join(known), limit=120)
+            raise DataError(
+                f"{path}: has no column {key!r}; it has {held}{did_you_mean(key, known)}"
+            )
+        column = table[key]
+        if bool(column.isna().any()):
+            row = int(np.flatnonzero(column.isna().to_numpy())[0])
+            raise DataError(f"{path}: row {row + 1} has no {key}")
+        found.append([str(value) for value in column])
+    return found
 
 
 def _table(path: Path) -> Any:

@@ -13,6 +13,7 @@ from lora_cl.methods.inflora import InfLoRA
 from lora_cl.methods.joint import Joint
 from lora_cl.methods.lora import LoRA
 from lora_cl.methods.lwf import LwF
+from lora_cl.methods.merged import Merged
 from lora_cl.methods.method import Fit, Method
 from lora_cl.methods.o_lora import OLoRA
 from lora_cl.methods.packnet import PackNet
@@ -49,6 +50,7 @@ METHODS: Parts[type[Method]] = Parts(
         "seq_lora": SeqLoRA,
         "o_lora": OLoRA,
         "inflora": InfLoRA,
+        "merged": Merged,
     },
     key="method",
     taken={"train": "that is how it is trained"},

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from lora_cl.adapters import (
+    Adapter,
     PeftAdapter,
     activate,
     adapted_layers,
+    adapter_modules,
     adapter_state,
     add_adapter,
     assert_all_adapters_have_gradient,
@@ -125,10 +127,40 @@ class AdapterPerTask(Method):
         name, state = self.head_name(task_id), self.bank[task_id]
         self._add_adapter(task_id)
         load_adapter_state(self.network.backbone, name, _under("backbone.", state))
+        self._open_head(task_id)
+
+    def _open_head(self, task_id: int) -> None:
+        state = self.bank[task_id]
         outputs, features = state["head.weight"].shape
         head = nn.Linear(features, outputs, device="meta").to_empty(device=self.network.device)
         head.load_state_dict(_under("head.", state))
-        self.network.heads[name] = head.requires_grad_(False)
+        self.network.heads[self.head_name(task_id)] = head.requires_grad_(False)
+
+    @contextmanager
+    def opened(self, task_id: int) -> Iterator[dict[str, tuple[Adapter, nn.Module]]]:
+        """A sealed task's adapter in each layer, by its name, and the layer's base."""
+        name, backbone = self.head_name(task_id), self.network.backbone
+        self._add_adapter(task_id)
+        try:
+            load_adapter_state(backbone, name, _under("backbone.", self.bank[task_id]))
+            bases = adapted_layers(backbone)
+            found = adapter_modules(backbone, name)
+            yield {layer: (adapter, bases[layer].base) for layer, adapter in found.items()}
+        finally:
+            remove_adapter(backbone, name)
+
+    def deltas(self, task_id: int) -> dict[str, Tensor]:
+        """The change of every adapted layer's weight by the adapter of a sealed task."""
+        with self.opened(task_id) as layers:
+            return {layer: adapter.delta(base) for layer, (adapter, base) in layers.items()}
+
+    def hold_all(self) -> None:
+        """Brings the adapters and heads of all sealed tasks into the network, to stay there.
+
+        Views are no longer shown afterwards: the network belongs to who switches between them.
+        """
+        for task_id in self.bank:
+            self._open(task_id)
 
     def _close(self, task_id: int) -> None:
         name = self.head_name(task_id)

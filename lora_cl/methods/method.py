@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any, ClassVar, Protocol
@@ -18,7 +18,8 @@ from lora_cl.benchmarks import Benchmark, Task
 from lora_cl.data.streaming import Inputs, parts
 from lora_cl.methods.bank import Bank
 from lora_cl.methods.means import CHUNK, class_means
-from lora_cl.methods.routing import doubt, nearest_task
+from lora_cl.methods.predicting import Prediction, predict
+from lora_cl.methods.routing import doubt, nearest_task, require_router
 from lora_cl.methods.viewing import guarded
 from lora_cl.models import Network, TaskNetwork, close, fingerprint, trainable_only
 from lora_cl.options import OptionsBase
@@ -57,6 +58,9 @@ class Method(ABC):
     network: Network
     benchmark: Benchmark
     bank: Bank
+
+    reads: Callable[[Any], Tensor] = staticmethod(torch.as_tensor)
+    """Makes of what people have the inputs of the network; ``load_run`` gives one that can more."""
 
     def __init_subclass__(cls, **words: Any) -> None:
         super().__init_subclass__(**words)
@@ -192,12 +196,26 @@ class Method(ABC):
         means = class_means(self.base_features, samples.x, samples.y, task.classes)
         self.kept[f"prototypes.{task.id}"] = means
 
+    def predict(
+        self, inputs: Any, task: int | None = None, router: str | None = None
+    ) -> Prediction:
+        """The labels by name and the probabilities of ``inputs``: an array or tensor (N, *input);
+        of a run that was loaded also texts, or paths of images.
+
+        By the view of ``task``, or by that which ``router`` finds for each input; where neither is
+        given, by the method's own router or its one head. MethodError where it has neither.
+        """
+        return predict(self, self.reads(inputs), task, router)
+
     @torch.inference_mode()
-    def route(self, x: Inputs) -> tuple[Tensor, Tensor]:
+    def route(self, x: Inputs, router: str | None = None) -> tuple[Tensor, Tensor]:
         """For inputs x (N, *input): the task (N,) the router finds, and the output (N,) then.
 
-        Outputs are the classes of all tasks in class-incremental runs, else labels.
+        Outputs are the classes of all tasks in class-incremental runs, else labels. ``router`` is
+        the method's own if none is named; MethodError for one that it cannot use.
         """
+        router = router or self.router
+        require_router(router, all(f"prototypes.{k}" in self.kept for k in self.learned))
         labels, doubts = [], []
         for task_id in self.learned:
             with self.view(task_id) as network:
@@ -206,7 +224,7 @@ class Method(ABC):
             first = self.benchmark.first_class(task_id)
             labels.append(logits.argmax(1) + (first if self.benchmark.scenario == "class" else 0))
             doubts.append(doubt(logits))
-        if self.router == "entropy":
+        if router == "entropy":
             chosen = torch.stack(doubts).argmin(dim=0)
         else:
             features = torch.cat([self.base_features(part) for part in parts(x, CHUNK)])
@@ -266,6 +284,16 @@ class Method(ABC):
         self.network.load_state_dict(network)
         self.kept = {k[5:]: v.to(device) for k, v in state.items() if k.startswith("kept.")}
 
+    def base_state(self) -> dict[str, Tensor]:
+        """The copy of the base that a router looks at; nothing where there is none."""
+        base = self.base.state_dict() if "base" in vars(self) else {}
+        return {f"base.{name}": tensor.detach() for name, tensor in base.items()}
+
+    def load_base_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restores ``base_state()`` from ``state``, which may hold more."""
+        if "base" in vars(self):
+            self.base.load_state_dict({k[5:]: v for k, v in state.items() if k[:5] == "base."})
+
     def details(self) -> dict[str, Any]:
         """What a reader of the record wants to know of this method, as JSON. Default: nothing."""
         return {}
@@ -317,9 +345,8 @@ class Method(ABC):
 
     def stored_bytes(self) -> int:
         """Bytes of all learned state: ``state_dict()`` and what the bank holds."""
-        base = self.base.state_dict() if "base" in vars(self) else {}
         sealed = sum(byte_count(self.bank[task_id]) for task_id in self.bank)
-        return byte_count(self.state_dict()) + byte_count(base) + sealed
+        return byte_count(self.state_dict()) + byte_count(self.base_state()) + sealed
 
     # The heads
 

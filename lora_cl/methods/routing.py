@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lora_cl.errors import ConfigError
+from lora_cl.errors import ConfigError, MethodError
 from lora_cl.options import OptionsBase
+from lora_cl.text import did_you_mean
 
 
 class RouterOptions(OptionsBase):
@@ -30,6 +31,18 @@ def check_router(options: OptionsBase, scenario: str) -> None:
     if scenario == "task" and router != "oracle":
         raise ConfigError(
             f"router {router} has nothing to find: a task-incremental run gives the task id"
+        )
+
+
+def require_router(router: str, has_means: bool) -> None:
+    """Refuses, with a MethodError, a router that nothing was kept for."""
+    if router not in ("entropy", "prototype"):
+        hint = did_you_mean(router, ["entropy", "prototype"])
+        raise MethodError(f"router {router[:40]!r} is not one of entropy, prototype{hint}")
+    if router == "prototype" and not has_means:
+        raise MethodError(
+            "router prototype needs class means, and none were kept: "
+            "they are where a run is trained with `router: prototype`; entropy needs nothing"
         )
 
 

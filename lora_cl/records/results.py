@@ -16,6 +16,8 @@ from lora_cl.records.plain_json import NumberError, read_json
 
 SCHEMA_VERSION = 1
 RESULT = "result.json"
+BANK = "bank.json"
+"""The record of a bank that was edited: no run wrote it, and no table counts it."""
 CHECKSUM = "checksum"
 
 MAX_BYTES, MAX_PARTS = 2**27, 2_000_000
@@ -25,10 +27,10 @@ RUN_FOLDER = re.compile(r"seed(?P<seed>[0-9]+)-(?P<hash>[0-9a-f]+)")
 """How the folder of a run is called."""
 
 
-def write_result(folder: Path, record: dict[str, Any]) -> None:
+def write_result(folder: Path, record: dict[str, Any], name: str = RESULT) -> None:
     """Puts the record of a run, with a checksum of it, in its folder."""
     plain = json.loads(json.dumps(record, allow_nan=False))
-    write_atomic(folder / RESULT, json_pieces({**plain, CHECKSUM: _checksum(plain)}))
+    write_atomic(folder / name, json_pieces({**plain, CHECKSUM: _checksum(plain)}))
 
 
 def _checksum(record: dict[str, Any]) -> str:
@@ -36,12 +38,12 @@ def _checksum(record: dict[str, Any]) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
+def read_result(folder: Path, name: str = RESULT) -> dict[str, Any] | None:
     """The run's record; None where there is none yet.
 
     Raises ResultsError if it is torn, altered, foreign, of another schema version or too large.
     """
-    path = folder / RESULT
+    path = folder / name
     try:
         content = read_regular(path, MAX_BYTES)
     except FileNotFoundError:

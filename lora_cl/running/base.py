@@ -67,9 +67,8 @@ def base_network(
     """
     input_shape = benchmark.input_shape
     root = data_root(data_dir)
-    if weights := BACKBONES[config.model.name].pretrained(config.model):
-        require_same(content, "model.weights", weights.checksum(root))
-    network = build_network(config.model, input_shape, seed_for(seed, "backbone"), root).to(device)
+    weights = BACKBONES[config.model.name].pretrained(config.model)
+    network = bare_network(config, seed, input_shape, device, data_dir, content)
     if config.base.weights is not None:
         require_same(content, "base.weights", weights_checksum(Path(config.base.weights)))
         load_weights(network, Path(config.base.weights))
@@ -98,6 +97,23 @@ def base_network(
         chosen = permutation(len(x), seed_for(seed, "norm statistics"))[:NORM_SAMPLES]
         calibrate_norms(network.backbone, subset(x, chosen.to(device))[:NORM_SAMPLES])
     return network.eval()
+
+
+def bare_network(
+    config: Config,
+    seed: int,
+    input_shape: torch.Size,
+    device: torch.device,
+    data_dir: Path | None,
+    content: Mapping[str, str] = NOTHING,
+) -> Network:
+    """The network as its model's options make it, before data or files of weights shape it; no
+    data set is needed. It is what the learned state of a run is loaded into."""
+    root = data_root(data_dir)
+    if weights := BACKBONES[config.model.name].pretrained(config.model):
+        require_same(content, "model.weights", weights.checksum(root))
+    seed = seed_for(seed, "backbone")
+    return build_network(config.model, input_shape, seed, root).to(device)
 
 
 def _features_of(config: Config, weights: str, root: Path) -> FeatureStore:

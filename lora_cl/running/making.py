@@ -12,12 +12,15 @@ from lora_cl.benchmarks import BENCHMARKS, Benchmark
 from lora_cl.config import Config
 from lora_cl.data import DATASETS, Dataset, Source, data_root
 from lora_cl.methods import METHODS, Method
-from lora_cl.models import BACKBONES, encoded
+from lora_cl.models import BACKBONES, Network, encoded
 from lora_cl.plugins import code_of
 from lora_cl.running.base import NOTHING, base_network
 from lora_cl.running.checkpoints import AdapterFolder
 from lora_cl.running.machine import require_same
 from lora_cl.running.targeting import auto_targets, choose, with_targets
+
+CHOSEN = ("targets", "relative_updates")
+"""What of a record's details is a choice that the data decided before the first task."""
 
 
 def sources(config: Config) -> dict[str, Source]:
@@ -89,8 +92,12 @@ def make_method(
     device: torch.device,
     data_dir: Path | None,
     content: Mapping[str, str] = NOTHING,
+    network: Network | None = None,
+    chosen: Mapping[str, Any] = NOTHING,
 ) -> Method:
-    """The run's method on its base network, before the first task.
+    """The run's method on its base network, or on ``network``, before the first task.
+
+    ``chosen`` is what an earlier one found that the data decides of its options.
 
     Code of other packages that is not what ``content`` names is a ResultsError.
     """
@@ -98,13 +105,14 @@ def make_method(
     for key, code in code_of_others(config).items():
         require_same(content, key.replace(f"methods.{label}.", "method."), code)
     (seed,) = config.seeds
-    network = base_network(config, seed, benchmark, device, data_dir, content)
-    chosen: dict[str, Any] = {}
+    if network is None:
+        network = base_network(config, seed, benchmark, device, data_dir, content)
+    chosen = dict(chosen)
     if auto := auto_targets(options):
-        moved = choose(auto, network, benchmark, config, seed, data_dir, content)
-        layers = list(moved)[: auto.auto]
-        options = with_targets(options, layers)
-        chosen = {"targets": layers, "relative_updates": moved}
+        if "targets" not in chosen:
+            moved = choose(auto, network, benchmark, config, seed, data_dir, content)
+            chosen = {"targets": list(moved)[: auto.auto], "relative_updates": moved}
+        options = with_targets(options, chosen["targets"])
     method = METHODS[options.method](options)
     method.chosen = chosen
     bank.encode, bank.decode = method.to_peft, method.from_peft

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lora_cl.benchmarks.recorded import task_names
 from lora_cl.config import Config, RunConfig
 from lora_cl.errors import LoraClError
 from lora_cl.records.events import read_events
@@ -58,6 +60,8 @@ def measured(session: Session | None, peak: MemoryPeak | None) -> dict[str, Any]
     if session is None:
         return {
             "n_tasks": None,
+            "tasks": None,
+            "input": None,
             "needs_task_id": None,
             "isolated": None,
             "accuracy_matrix": None,
@@ -84,6 +88,8 @@ def measured(session: Session | None, peak: MemoryPeak | None) -> dict[str, Any]
         }
     return {
         "n_tasks": n_tasks,
+        "tasks": [asdict(names) for names in task_names(session.benchmark)],
+        "input": session.input,
         "needs_task_id": method.needs_task_id,
         "isolated": method.isolated,
         "accuracy_matrix": whole(ledger.routed if routing else ledger.accuracy),

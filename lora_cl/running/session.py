@@ -16,7 +16,7 @@ from lora_cl.config import Config
 from lora_cl.data.streaming import Inputs, joined
 from lora_cl.errors import DivergedError, OutOfTimeError
 from lora_cl.methods import Method
-from lora_cl.models import TaskNetwork, without_prefix
+from lora_cl.models import TaskNetwork, described_input, without_prefix
 from lora_cl.records.events import append_event
 from lora_cl.records.layout import MODEL
 from lora_cl.running.checkpoints import save_tensors
@@ -46,6 +46,7 @@ class Session:
         self.config, self.benchmark, self.method = config, benchmark, method
         self.folder, self.run = folder, run
         self.base_parameters = parameter_count(method.network.backbone)
+        self.input = described_input(method.network.backbone, benchmark.input_shape)
         self.state = RunState(method)
         self.clock = Clock(self.state, method.network.device)
         self.evaluation = Evaluation(self.state, benchmark, self.clock)
@@ -240,7 +241,8 @@ class Session:
         """All learned state that is not under ``adapters/``: enough to answer for every task."""
         sealed = sorted(self.method.bank)
         meta = {"run": self.run, "tasks": self.benchmark.n_tasks, "sealed": sealed}
-        save_tensors(self.folder / MODEL, self.method.state_dict(), meta)
+        state = self.method.state_dict() | self.method.base_state()
+        save_tensors(self.folder / MODEL, state, meta)
 
 
 def _together(tasks: Sequence[Task], network: TaskNetwork) -> tuple[Inputs, Tensor]:

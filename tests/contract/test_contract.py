@@ -15,6 +15,7 @@ OPTIONS = {
     "seq_lora": "rank: 3",
     "o_lora": "rank: 3",
     "inflora": "rank: 3",
+    "merged": "rank: 3, density: 1.0",
     "adalora": "rank: 4, target_rank: 2",
     "replay": "per_class: 10",
     "shared_private": "private_dim: 8",
@@ -23,7 +24,7 @@ OPTIONS = {
     "lwf": "weighting: fixed, strength: 0.2",
 }
 
-TestContract = method_contract(*METHODS, options=OPTIONS, weak=("frozen",))
+TestContract = method_contract(*METHODS, options=OPTIONS, weak=("frozen", "merged"))
 
 
 def test_every_method_is_tested_in_every_scenario_and_with_every_adapter_it_takes() -> None:

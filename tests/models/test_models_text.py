@@ -12,13 +12,15 @@ from safetensors.torch import load_file, save_file
 from text_cases import WORDS, config, save_model, save_texts
 from torch import Tensor
 
+from lora_cl import load_bank
 from lora_cl.config import parse_config
 from lora_cl.data.features import FeatureStore
 from lora_cl.data.source import text_rows
-from lora_cl.errors import ConfigError, LoraClError
+from lora_cl.errors import ConfigError, DataError, LoraClError
 from lora_cl.methods import METHODS
 from lora_cl.models.text import BUCKET, Transformers, TransformersOptions
 from lora_cl.records.folders import read_record
+from lora_cl.running.answers import answers
 from lora_cl.running.loading import load_run
 from lora_cl.running.preparation import check, prepare
 from lora_cl.running.runner import Where, run_one
@@ -372,3 +374,38 @@ def test_a_sequence_of_texts_and_no_permutation_of_words(
     assert restored.benchmark.task(1).test().x.shape == (32, 16)
     permuted = text.replace("{name: split, tasks: 2,", "{name: permuted, tasks: 2,")
     assert "permutes features, and text holds texts" in refused(permuted)
+
+
+def test_a_run_on_texts_answers_for_texts_without_its_own(place: Path, tmp_path: Path) -> None:
+    texts = save_texts(tmp_path / "t.csv")
+    done = run_done(config(place / "bert", texts, "lora: {rank: 2}"), tmp_path / "r")
+    restored = load_run(done)
+    x = restored.benchmark.task(1).test().x
+    with torch.inference_mode(), restored.view(1) as network:
+        wanted = torch.softmax(network(x), dim=1)
+    # The texts that these tokens are of, as a stranger has them.
+    vocabulary = {3 + place: word for place, word in enumerate(WORDS)}
+    rows = [" ".join(vocabulary[token] for token in row if token > 2) for row in x.tolist()]
+    texts.unlink()
+    labels, probabilities, _ = load_run(done).predict(rows, task=1)
+    torch.testing.assert_close(probabilities, wanted)
+    assert set(labels) <= {"kind c", "kind d"}
+    (tmp_path / "new.txt").write_text("\n".join(rows))
+    said = answers(load_run(done), [tmp_path / "new.txt"], 1, None, "text")
+    assert [one.label for one in said] == labels
+    result = read_record(done).result
+    assert result["input"] == {
+        "kind": "tokens", "shape": [16], "tokenizer": str(place / "bert"), "pooling": "mean"
+    }  # fmt: skip
+    with pytest.raises(DataError, match=r"new\.npz: its ending is none of \.csv"):
+        answers(load_run(done), [tmp_path / "new.npz"], 1, None, "text")
+    with pytest.raises(DataError, match="takes texts, not numbers"):
+        load_run(done).predict(torch.zeros(1, 16), task=1)
+    # In a bank, rows of different lengths and tasks go through the network together.
+    bank = load_bank(done)
+    tasks = [row % 2 for row in range(len(x))]
+    mixed = bank(x, tasks)
+    for row, task in enumerate(tasks):
+        with bank.task(task) as network, torch.inference_mode():
+            torch.testing.assert_close(mixed[row], network(x[row : row + 1])[0])
+    assert len(set((x >= 0).sum(1).tolist())) > 3

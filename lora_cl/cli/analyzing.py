@@ -1,0 +1,67 @@
+"""The command that asks whether what training changed is of low rank."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from lora_cl.cli.answering import answering, tell
+from lora_cl.cli.data import DataDir, one_of
+from lora_cl.cli.predicting import Run
+from lora_cl.errors import ConfigError
+from lora_cl.text import aligned, percent
+
+
+def analyze(
+    run: Run,
+    ranks: Annotated[
+        str, typer.Option(metavar="R,...", help="Ranks to cut the changes to.")
+    ] = "1,2,4,8,16,32,64",
+    format: Annotated[str, typer.Option(help="table or json.")] = "table",  # noqa: A002
+    data_dir: DataDir = None,
+) -> None:
+    """Say of what rank the changes are that `full` or `independent` made to the base's weights.
+
+    Per layer, and what each task's accuracy is with all changes cut to a rank.
+    """
+    with answering():
+        one_of("--format", format, ["table", "json"])
+        try:
+            wanted = sorted({int(part) for part in ranks.split(",")})
+        except ValueError:
+            wanted = []
+        if not wanted or wanted[0] < 1:
+            raise ConfigError(f"--ranks {ranks}: is no list of numbers from 1, with commas between")
+        from lora_cl import bank
+
+        found = bank.analyze(run, wanted, data_dir=data_dir)
+        if format == "json":
+            tell(json.dumps(asdict(found), indent=1, ensure_ascii=False))
+            return
+        head = ["task", "layer", "norm", "of the weight", "effective rank", "of"]
+        energies = [f"energy in {rank}" for rank in wanted]
+        rows = [
+            [
+                str(one.task),
+                one.layer,
+                f"{one.norm:.3g}",
+                f"{100 * one.relative:.2g} %",
+                f"{one.effective_rank:.1f}",
+                str(one.full_rank),
+                *("-" if share is None else f"{100 * share:.0f} %" for share in one.energy),
+            ]
+            for one in found.layers
+        ]
+        tell(aligned([[*head, *energies], *rows], left=(1,)))
+        tell("\naccuracy with all changes cut to a rank")
+        shown = [[cut.without, *cut.by_rank, cut.whole] for cut in found.cuts]
+        means = [sum(column) / len(column) for column in zip(*shown, strict=True)]
+        cells = [
+            [str(cut.task), *map(percent, row), cut.name]
+            for cut, row in zip(found.cuts, shown, strict=True)
+        ]
+        titles = ["task", "0", *map(str, wanted), "whole", "name"]
+        tell(aligned([titles, *cells, ["mean", *map(percent, means), ""]], left=(3 + len(wanted),)))
