@@ -91,7 +91,8 @@ def run(
     planned = _planned(experiments, where, force, only, shard, say)
     if reason := unwritable(where.results):
         raise ResultsError(f"{where.results}: cannot be written to: {reason}")
-    for note in dict.fromkeys(uncached_bases(one.config, where.data_dir) for one in experiments):
+    configs = [point.config for one in experiments for point in one.points]
+    for note in dict.fromkeys(uncached_bases(one, where.data_dir) for one in configs):
         if note:
             say(note)
     say(summary(planned))

@@ -220,10 +220,9 @@ def validate(configs: Configs, override: Overrides = [], data_dir: DataDir = Non
         for path in configs:
             experiment = load_config(path, override)
             unseen = check(experiment, data_dir)
-            config = experiment.config
-            runs = len(config.methods) * len(config.seeds)
+            found = {run.folder for point in experiment.points for run in point.runs({})}
             note = f" ({'; '.join(unseen)})" if unseen else ""
-            tell(f"{path}: valid, {runs} runs{note}")
+            tell(f"{path}: valid, {len(found)} runs{note}")
 
 
 @app.command()

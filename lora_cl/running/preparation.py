@@ -34,8 +34,20 @@ def prepare(
 ) -> list[RunConfig]:
     """The runs of an experiment, all checked; its data sets are fetched where they are missing.
 
+    Those of one seed stand together, and what several points of a sweep ask for is there once.
     Raises ConfigError (with file, line and key) or DataError; then nothing was started.
     """
+    found: dict[Path, RunConfig] = {}
+    for point in experiment.points:
+        for run in _prepared(point, data_dir, say, device):
+            found.setdefault(run.folder, run)
+    seeds = experiment.config.seeds
+    return sorted(found.values(), key=lambda run: (seeds.index(run.seed), run.position))
+
+
+def _prepared(
+    experiment: Experiment, data_dir: Path | None, say: Say, device: str
+) -> list[RunConfig]:
     root = data_root(data_dir)
     content = {"code": code_version(), "torch": torch.__version__}
     content["device"] = torch.device(device).type
@@ -48,7 +60,7 @@ def prepare(
         if weights := _weights(experiment.config):
             weights.fetch(root, say)
             content["model.weights"] = weights.checksum(root)
-    check(experiment, data_dir)
+    _checked(experiment, data_dir)
     if experiment.config.base.weights is not None:
         content["base.weights"] = weights_checksum(Path(experiment.config.base.weights))
     return experiment.runs(content)
@@ -61,6 +73,10 @@ def check(experiment: Experiment, data_dir: Path | None) -> list[str]:
     as a data set that is not here yet, is returned in words, and so are the layers that adapters
     leave out. Raises ConfigError or DataError, with file, line and key.
     """
+    return list(dict.fromkeys(n for one in experiment.points for n in _checked(one, data_dir)))
+
+
+def _checked(experiment: Experiment, data_dir: Path | None) -> list[str]:
     config = experiment.config
     root = data_root(data_dir)
     outlines: dict[str, Dataset] = {}
