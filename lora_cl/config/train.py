@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, create_model, model_serializer, model_validator
 
+from lora_cl.methods.classifier import ClassifierOptions
 from lora_cl.options import AtKeyError, OptionsBase
 
 DURATIONS = ("epochs", "iterations")
@@ -95,7 +96,7 @@ OwnSteps = _overriding(
 )
 
 
-class MethodTraining(OptionsBase):
+class MethodTraining(ClassifierOptions):
     """What every method can say besides its own options."""
 
     train: OwnTrain = OwnTrain()  # type: ignore[valid-type]

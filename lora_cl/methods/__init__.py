@@ -51,7 +51,10 @@ METHODS: Parts[type[Method]] = Parts(
         "inflora": InfLoRA,
     },
     key="method",
-    taken={"train": "that is how it is trained"},
+    taken={
+        "train": "that is how it is trained",
+        "classifier": "that is what answers on its features",
+    },
 )
 
 __all__ = ["METHODS", "Bank", "Fit", "MemoryBank", "Method"]

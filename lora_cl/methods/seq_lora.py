@@ -14,7 +14,10 @@ class SeqLoRA(SharedBackbone):
     Options: ClassVar[type[OptionsBase]] = LowRankOptions
     summary: ClassVar[str] = "one LoRA that all tasks train in turn: what isolation buys"
 
-    def __init__(self, options: Any) -> None:
-        low_rank = {name: getattr(options, name) for name in LowRankOptions.model_fields}
-        adapter = {"name": "lora", **low_rank}
-        super().__init__(SharedBackboneOptions.model_validate({"adapter": adapter}))
+    @property
+    def adapter(self) -> Any:
+        """The low-rank options as those of an adapter."""
+        low_rank = {name: getattr(self.options, name) for name in LowRankOptions.model_fields}
+        return SharedBackboneOptions.model_validate(
+            {"adapter": {"name": "lora", **low_rank}}
+        ).adapter

@@ -56,8 +56,13 @@ class SharedBackbone(Method):
 
     Options: ClassVar[type[OptionsBase]] = SharedBackboneOptions
 
+    @property
+    def adapter(self) -> Any:
+        """The options of the adapter that trains in the backbone's place; None if there is none."""
+        return self.options.adapter
+
     def prepare(self) -> None:
-        adapter = self.options.adapter
+        adapter = self.adapter
         if adapter is None:
             return
         backbone = self.network.backbone
@@ -79,7 +84,7 @@ class SharedBackbone(Method):
 
     def trunk(self) -> list[nn.Module]:
         """What of the backbone trains: all of it, or its adapter."""
-        if self.options.adapter is None:
+        if self.adapter is None:
             return [self.network.backbone]
         layers = adapted_layers(self.network.backbone).values()
         return [layer.adapters[SHARED_ADAPTER] for layer in layers]

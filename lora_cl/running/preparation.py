@@ -20,6 +20,7 @@ from lora_cl.data.source import named, numbered
 from lora_cl.data.weights import Weights
 from lora_cl.errors import ConfigError, DataError, LoraClError
 from lora_cl.methods import METHODS, MemoryBank
+from lora_cl.methods.classifier import check_classifier
 from lora_cl.methods.routing import check_router
 from lora_cl.models import BACKBONES, build_network, encoded
 from lora_cl.running.base import load_weights, weights_checksum
@@ -167,6 +168,7 @@ def _check_method(config: Config, label: str, benchmark: Benchmark, root: Path) 
     method = METHODS[options.method](options)
     try:
         check_router(options, config.scenario)
+        check_classifier(options, options.method, method.private_heads, config.scenario)
         method.check(benchmark)
         with _fitting_into_memory(f"methods.{label}"):
             network = build_network(config.model, benchmark.input_shape, 0, root)
