@@ -21,10 +21,12 @@ from lora_cl.cli.answering import (
     answering,
     importing,
     mention,
+    prepare_processes,
     say,
     tell,
 )
 from lora_cl.cli.data import DataDir, cache_app, data_app, one_of, others
+from lora_cl.cli.tuning import tune
 from lora_cl.errors import ConfigError, ResultsError
 from lora_cl.records.folders import DEFAULT_RESULTS
 
@@ -42,6 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(tune)
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 
@@ -114,7 +117,7 @@ def run(
     with answering():
         begun, seconds = time.monotonic(), _seconds("--max-time", max_time)
         one_of("--engine", engine, ["pool", "ray"])
-        _prepare_processes(device, 0 if dry_run or engine == "ray" else jobs)
+        prepare_processes(device, 0 if dry_run or engine == "ray" else jobs)
         with importing():
             from lora_cl import api
 
@@ -308,16 +311,6 @@ def _seconds(option: str, text: str | None) -> float | None:
         told = one_line(text, 40)
         raise ConfigError(f"{option}: {told!r} is not allowed: it is a time such as 3h55m or 90s")
     return seconds
-
-
-def _prepare_processes(device: str, jobs: int | None) -> None:
-    """This process and, if the workers need one of their own, the one that imports beside it."""
-    from lora_cl.engines.workers import keep_memory, quiet_threads, start_early
-
-    quiet_threads()
-    keep_memory()
-    if jobs != 0:
-        start_early(device)
 
 
 def _tell_plan(plan: Sequence[Planned]) -> None:

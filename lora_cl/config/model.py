@@ -72,6 +72,15 @@ class ResourceOptions(OptionsBase):
     gpus: float = Field(default=0.0, ge=0.0, le=64.0)
 
 
+class TrialOptions(OptionsBase):
+    """A run that is measured to choose by: the first tasks (null: all), on samples held out.
+
+    No test sample is in it. `lora-cl tune` makes such runs.
+    """
+
+    tasks: int | None = Field(default=None, ge=1)
+
+
 def _labels_name_methods(value: Any) -> Any:
     """A label that is a method's name needs no `method:` key; `label:` alone means no options."""
     if not isinstance(value, Mapping):
@@ -125,6 +134,7 @@ class Config(OptionsBase):
     threads: int = Field(default=1, ge=1, le=1024)
     cache: bool = True
     validation: float = Field(default=0.0, ge=0.0, lt=1.0)
+    trial: TrialOptions | None = None
     stream: Stream = Field(default="auto", json_schema_extra={"hashed": False})
     resources: ResourceOptions = Field(
         default=ResourceOptions(), json_schema_extra={"hashed": False}
@@ -155,6 +165,12 @@ class Config(OptionsBase):
     def _not_compiled(self) -> Config:
         if self.compile:
             raise AtKeyError(["compile"], COMPILE_DOES_NOT_PAY)
+        return self
+
+    @model_validator(mode="after")
+    def _measured(self) -> Config:
+        if self.trial is not None and not self.validation:
+            raise AtKeyError(["trial"], "a trial is measured on samples held out; give validation")
         return self
 
     @model_validator(mode="after")

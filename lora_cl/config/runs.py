@@ -11,6 +11,7 @@ from typing import Any
 
 from lora_cl.config.messages import line_of
 from lora_cl.config.model import Config
+from lora_cl.config.study import TuneOptions
 from lora_cl.config.syntax import to_yaml
 from lora_cl.config.train import Overrides, OwnTrain, differing, merged
 from lora_cl.errors import ConfigError
@@ -21,13 +22,15 @@ from lora_cl.options import OptionsBase
 class Experiment:
     """A validated config, and where each of its keys stands in the file it came from.
 
-    With a `sweep`, ``swept`` are the configs that it makes of this one, as experiments.
+    With a `sweep`, ``swept`` are the configs that it makes of this one, as experiments; ``tune``
+    is how the file wants to be tuned, if it says so.
     """
 
     config: Config
     source: str
     lines: Mapping[tuple[str | int, ...], int]
     swept: tuple[Experiment, ...] = ()
+    tune: TuneOptions | None = None
 
     @property
     def points(self) -> tuple[Experiment, ...]:

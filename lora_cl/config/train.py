@@ -96,9 +96,18 @@ OwnSteps = _overriding(
 )
 
 
+class TunedOptions(OptionsBase):
+    """Which values of a method a tuner chose, of how many trials, and the sha256 of its trace."""
+
+    keys: list[str]
+    trials: int = Field(ge=1)
+    trace: str
+
+
 class MethodTraining(ClassifierOptions):
     """What every method can say besides its own options."""
 
+    tuned: TunedOptions | None = None
     train: OwnTrain = OwnTrain()  # type: ignore[valid-type]
 
 

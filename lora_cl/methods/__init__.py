@@ -54,6 +54,7 @@ METHODS: Parts[type[Method]] = Parts(
     taken={
         "train": "that is how it is trained",
         "classifier": "that is what answers on its features",
+        "tuned": "that is what of it was tuned",
     },
 )
 

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from lora_cl.adapters import left_out
 from lora_cl.benchmarks import BENCHMARKS, Benchmark
+from lora_cl.benchmarks.trial import Trial
 from lora_cl.config import Config, Experiment, RunConfig
 from lora_cl.data import Dataset, Source, data_root, pixels
 from lora_cl.data.memory import require_memory
@@ -97,7 +98,6 @@ def _checked(experiment: Experiment, data_dir: Path | None) -> list[str]:
     try:
         benchmark = _outlined(config, found, outlines)
         benchmark.check_samples()
-        _check_validation(config, benchmark)
         _check_model(config, benchmark.input_shape, root)
         for label in config.methods:
             note = _check_method(config, label, benchmark, root)
@@ -136,7 +136,7 @@ def _outlined(
         return next(outlines[key] for key, one in own.items() if one is source)
 
     cpu, seed = torch.device("cpu"), config.seeds[0]
-    return kind(
+    whole = kind(
         config.benchmark,
         config.scenario,
         seed,
@@ -146,6 +146,8 @@ def _outlined(
         config.stream,
         config.validation,
     )
+    _check_validation(config, whole)
+    return whole if config.trial is None else Trial(whole, config.trial.tasks)
 
 
 def _check_validation(config: Config, benchmark: Benchmark) -> None:
