@@ -24,6 +24,7 @@ from lora_cl.adapters.inject import (
 )
 from lora_cl.adapters.layer import AdaptedLayer, Adapter
 from lora_cl.adapters.lora import LoRA, lora_delta, lora_scale, make_lora
+from lora_cl.adapters.magnitudes import ScaledBranches, one_branch
 from lora_cl.adapters.nf4 import NF4Linear, nf4_dequantize, nf4_quantize, parameter_count
 from lora_cl.adapters.peft_format import PeftAdapter, from_peft, to_peft
 from lora_cl.adapters.rank_allocation import (
@@ -45,6 +46,7 @@ __all__ = [
     "PenaltyForm",
     "RankAllocator",
     "SVDLoRA",
+    "ScaledBranches",
     "activate",
     "adalora_scale",
     "adapted_layers",
@@ -67,6 +69,7 @@ __all__ = [
     "merged_parameter_count",
     "nf4_dequantize",
     "nf4_quantize",
+    "one_branch",
     "orthogonality_penalty",
     "parameter_count",
     "remove_adapter",

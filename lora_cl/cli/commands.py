@@ -25,6 +25,7 @@ from lora_cl.cli.answering import (
     say,
     tell,
 )
+from lora_cl.cli.checking import check
 from lora_cl.cli.data import DataDir, cache_app, data_app, one_of, others
 from lora_cl.cli.tuning import tune
 from lora_cl.errors import ConfigError, ResultsError
@@ -45,6 +46,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(tune)
+app.command()(check)
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 

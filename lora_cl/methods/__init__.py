@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lora_cl.methods.adalora import AdaLoRA
 from lora_cl.methods.bank import Bank, MemoryBank
+from lora_cl.methods.derpp import DERpp
 from lora_cl.methods.dora import DoRA
 from lora_cl.methods.ewc import EWC
 from lora_cl.methods.frozen import Frozen
@@ -19,6 +20,7 @@ from lora_cl.methods.packnet import PackNet
 from lora_cl.methods.pnn import PNN
 from lora_cl.methods.qlora import QLoRA
 from lora_cl.methods.replay import Replay
+from lora_cl.methods.sd_lora import SDLoRA
 from lora_cl.methods.seq_lora import SeqLoRA
 from lora_cl.methods.shared_private import SharedPrivate
 from lora_cl.methods.si import SI
@@ -42,6 +44,7 @@ METHODS: Parts[type[Method]] = Parts(
         "ewc": EWC,
         "lwf": LwF,
         "replay": Replay,
+        "derpp": DERpp,
         "si": SI,
         "dora": DoRA,
         "adalora": AdaLoRA,
@@ -49,6 +52,7 @@ METHODS: Parts[type[Method]] = Parts(
         "seq_lora": SeqLoRA,
         "o_lora": OLoRA,
         "inflora": InfLoRA,
+        "sd_lora": SDLoRA,
     },
     key="method",
     taken={

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lora_cl.adapters import (
     LoRA,
+    ScaledBranches,
     activate,
     adapter_modules,
     add_adapter,
@@ -94,7 +95,7 @@ class SummedBranches(Method):
         add_adapter(backbone, PAST, lambda layer, base: stacked[layer])
 
 
-def factors(branch: LoRA) -> Factors:
+def factors(branch: LoRA | ScaledBranches) -> Factors:
     return branch.lora_A.weight.detach(), branch.lora_B.weight.detach()
 
 

@@ -14,6 +14,8 @@ CASES = {
     "ewc: {fisher: sampled, strength: 3.0, adapter: {name: lora, rank: 2}}": (MLP, "class"),
     "si: {c: 0.5, adapter: {name: lora, rank: 2}}": (MLP, "class"),
     "lwf: {adapter: {name: lora, rank: 2}}": (MLP, "domain"),
+    "derpp: {size: 20, adapter: {name: lora, rank: 2}}": (MLP, "task"),
+    "sd_lora: {rank: 2, magnitudes: restart}": (CNN, "class"),
     "replay: {memory: reservoir, size: 40}": (MLP, "class"),
     "replay: {per_class: 5, adapter: {name: lora, rank: 2}}": (MLP, "task"),
     "adalora: {rank: 4, target_rank: 2}": (CNN, "task"),
