@@ -134,7 +134,7 @@ class Config(OptionsBase):
     threads: int = Field(default=1, ge=1, le=1024)
     cache: bool = True
     validation: float = Field(default=0.0, ge=0.0, lt=1.0)
-    trial: TrialOptions | None = None
+    tuning: TrialOptions | None = None
     stream: Stream = Field(default="auto", json_schema_extra={"hashed": False})
     resources: ResourceOptions = Field(
         default=ResourceOptions(), json_schema_extra={"hashed": False}
@@ -169,8 +169,8 @@ class Config(OptionsBase):
 
     @model_validator(mode="after")
     def _measured(self) -> Config:
-        if self.trial is not None and not self.validation:
-            raise AtKeyError(["trial"], "a trial is measured on samples held out; give validation")
+        if self.tuning is not None and not self.validation:
+            raise AtKeyError(["tuning"], "a trial is measured on samples held out; give validation")
         return self
 
     @model_validator(mode="after")

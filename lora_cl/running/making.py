@@ -67,7 +67,7 @@ def make_benchmark(
         data = source.load(root)
         key = next(key for key, one in found.items() if one is source)
         require_same(content, key, data.checksum)
-        return encoded(config.model, without_test(data) if config.trial else data, root)
+        return encoded(config.model, without_test(data) if config.tuning else data, root)
 
     kind = BENCHMARKS[config.benchmark.name]
     whole = kind(
@@ -80,7 +80,7 @@ def make_benchmark(
         config.stream,
         config.validation,
     )
-    return whole if config.trial is None else Trial(whole, config.trial.tasks)
+    return whole if config.tuning is None else Trial(whole, config.tuning.tasks)
 
 
 def make_method(

@@ -147,7 +147,7 @@ def _outlined(
         config.validation,
     )
     _check_validation(config, whole)
-    return whole if config.trial is None else Trial(whole, config.trial.tasks)
+    return whole if config.tuning is None else Trial(whole, config.tuning.tasks)
 
 
 def _check_validation(config: Config, benchmark: Benchmark) -> None:

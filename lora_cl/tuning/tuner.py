@@ -150,7 +150,7 @@ def trial_config(
             "methods": {trial.label: changed["methods"][trial.label]},
             "seeds": list(seeds),
             "validation": config.validation or options.validation,
-            "trial": {"tasks": options.tasks},
+            "tuning": {"tasks": options.tasks},
         }
     )
 

@@ -96,7 +96,7 @@ def test_a_trial_has_the_first_tasks_and_no_test_sample(tmp_path: Path) -> None:
         assert record.seed == 2  # Not one of the config's.
         assert len(record.result["accuracy_matrix"]) == 2
         assert record.result["validation_matrix"] is None
-        assert record.result["config"]["trial"] == {"tasks": 2}
+        assert record.result["config"]["tuning"] == {"tasks": 2}
     config = load_config(records[0].folder / "config.yaml").config
     benchmark = make_benchmark(config, 2, torch.device("cpu"), None)
     assert benchmark.n_tasks == 2
@@ -264,8 +264,8 @@ def test_a_space_that_is_none(space: str, told: str) -> None:
 
 
 def test_a_trial_needs_samples_held_out() -> None:
-    with pytest.raises(ConfigError, match="trial: a trial is measured on samples held out; give"):
-        experiment("", "", f"benchmark.dataset={SYNTHETIC}", "trial={tasks: 1}")
+    with pytest.raises(ConfigError, match="tuning: a trial is measured on samples held out; give"):
+        experiment("", "", f"benchmark.dataset={SYNTHETIC}", "tuning={tasks: 1}")
 
 
 def test_optuna_proposes_near_what_was_good() -> None:
