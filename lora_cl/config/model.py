@@ -72,6 +72,30 @@ class ResourceOptions(OptionsBase):
     gpus: float = Field(default=0.0, ge=0.0, le=64.0)
 
 
+class BudgetOptions(OptionsBase):
+    """What each method may have at most: the option that decides its size is set by it.
+
+    Either `added_params_per_task` or `stored_bytes`, as in the tables.
+    """
+
+    added_params_per_task: int | None = Field(default=None, ge=1)
+    stored_bytes: int | None = Field(default=None, ge=1)
+
+    @property
+    def asked(self) -> tuple[str, int]:
+        """Of what, and how much."""
+        given = {name: getattr(self, name) for name in type(self).model_fields}
+        ((name, most),) = ((name, most) for name, most in given.items() if most is not None)
+        return name, most
+
+    @model_validator(mode="after")
+    def _one(self) -> BudgetOptions:
+        names = list(type(self).model_fields)
+        if sum(getattr(self, name) is not None for name in names) != 1:
+            raise ValueError(f"give one of {', '.join(names)}")
+        return self
+
+
 class TrialOptions(OptionsBase):
     """A run that is measured to choose by: the first tasks (null: all), on samples held out.
 
@@ -134,6 +158,7 @@ class Config(OptionsBase):
     threads: int = Field(default=1, ge=1, le=1024)
     cache: bool = True
     validation: float = Field(default=0.0, ge=0.0, lt=1.0)
+    budget: BudgetOptions | None = None
     tuning: TrialOptions | None = None
     stream: Stream = Field(default="auto", json_schema_extra={"hashed": False})
     resources: ResourceOptions = Field(

@@ -11,7 +11,7 @@ from torch import Tensor
 from lora_cl.benchmarks import Task
 from lora_cl.data import as_bytes, pixels
 from lora_cl.data.streaming import Inputs
-from lora_cl.methods.method import Fit, task_cross_entropy
+from lora_cl.methods.method import Fit, Size, task_cross_entropy
 from lora_cl.methods.replay import Replay, integers_for
 from lora_cl.methods.shared import SharedBackboneOptions
 from lora_cl.models import TaskNetwork
@@ -38,11 +38,16 @@ class DERpp(Replay):
     Options: ClassVar[type[OptionsBase]] = DERppOptions
     summary: ClassVar[str] = "stored samples are to be answered as they once were, and as labelled"
 
+    @classmethod
+    def sized_by(cls, options: Any) -> Size | None:
+        return Size("size", most=2**24)
+
     def learn(self, task: Task, fit: Fit) -> None:
         self.open_memory(task.train().x)
         fit([task])
         self.kept.pop("step")
-        self.kept["memory.x"] = as_bytes(self.kept["memory.x"])
+        if self.seen:  # Of no samples nobody knows whether bytes can hold them.
+            self.kept["memory.x"] = as_bytes(self.kept["memory.x"])
 
     def loss(self, network: TaskNetwork, x: Tensor, y: Tensor) -> Tensor:
         n, filled = len(x), min(self.seen, self.options.size)

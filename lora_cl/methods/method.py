@@ -6,6 +6,7 @@ import copy
 from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, ClassVar, Protocol, cast
 
@@ -27,6 +28,20 @@ from lora_cl.seeding import seed_for
 
 ANSWERS = "answers"
 """The part of the network that holds classifiers of statistics, named as the heads are."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """An option that decides how large a method is: its dotted key, and its largest value in steps
+    of ``step``, whole numbers if that is None."""
+
+    key: str
+    most: int = 65536
+    step: float | None = None
+
+    def value(self, number: int) -> int | float:
+        """The value of ``number`` steps."""
+        return number if self.step is None else number * self.step
 
 
 class Fit(Protocol):
@@ -66,6 +81,11 @@ class Method(ABC):
         super().__init_subclass__(**words)
         if "view" in vars(cls):
             cls.view = guarded(cls.view)  # type: ignore[method-assign]
+
+    @classmethod
+    def sized_by(cls, options: Any) -> Size | None:
+        """The option that a budget sets, if there is one."""
+        return None
 
     def __init__(self, options: Any) -> None:
         self.options = options

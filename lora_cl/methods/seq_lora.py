@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from lora_cl.methods.method import Size
 from lora_cl.methods.shared import LowRankOptions, SharedBackbone, SharedBackboneOptions
 from lora_cl.options import OptionsBase
 
@@ -13,6 +14,10 @@ class SeqLoRA(SharedBackbone):
 
     Options: ClassVar[type[OptionsBase]] = LowRankOptions
     summary: ClassVar[str] = "one LoRA that all tasks train in turn: what isolation buys"
+
+    @classmethod
+    def sized_by(cls, options: Any) -> Size | None:
+        return Size("rank")
 
     @property
     def adapter(self) -> Any:

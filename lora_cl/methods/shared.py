@@ -19,7 +19,7 @@ from lora_cl.adapters import (
 )
 from lora_cl.adapters.lora import Init, Scaling
 from lora_cl.benchmarks import Task
-from lora_cl.methods.method import Method
+from lora_cl.methods.method import Method, Size
 from lora_cl.models import trainable_only
 from lora_cl.options import OptionsBase, choice
 
@@ -55,6 +55,10 @@ class SharedBackbone(Method):
     """Every task trains the same backbone, or the same adapter on a frozen one, and its head."""
 
     Options: ClassVar[type[OptionsBase]] = SharedBackboneOptions
+
+    @classmethod
+    def sized_by(cls, options: Any) -> Size | None:
+        return None if options.adapter is None else Size("adapter.rank")
 
     @property
     def adapter(self) -> Any:

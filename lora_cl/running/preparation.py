@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from lora_cl.methods.classifier import check_classifier
 from lora_cl.methods.routing import check_router
 from lora_cl.models import BACKBONES, build_network, encoded
 from lora_cl.running.base import load_weights, weights_checksum
+from lora_cl.running.budget import with_budget
 from lora_cl.running.machine import code_version
 from lora_cl.running.making import code_of_others, sources
 
@@ -62,7 +64,7 @@ def _prepared(
         if weights := _weights(experiment.config):
             weights.fetch(root, say)
             content["model.weights"] = weights.checksum(root)
-    _checked(experiment, data_dir)
+    experiment, _ = _checked(experiment, data_dir)
     if experiment.config.base.weights is not None:
         content["base.weights"] = weights_checksum(Path(experiment.config.base.weights))
     return experiment.runs(content)
@@ -75,10 +77,12 @@ def check(experiment: Experiment, data_dir: Path | None) -> list[str]:
     as a data set that is not here yet, is returned in words, and so are the layers that adapters
     leave out. Raises ConfigError or DataError, with file, line and key.
     """
-    return list(dict.fromkeys(n for one in experiment.points for n in _checked(one, data_dir)))
+    notes = [note for one in experiment.points for note in _checked(one, data_dir)[1]]
+    return list(dict.fromkeys(notes))
 
 
-def _checked(experiment: Experiment, data_dir: Path | None) -> list[str]:
+def _checked(experiment: Experiment, data_dir: Path | None) -> tuple[Experiment, list[str]]:
+    """The experiment with every method as large as its budget allows, and the notes."""
     config = experiment.config
     root = data_root(data_dir)
     outlines: dict[str, Dataset] = {}
@@ -91,7 +95,7 @@ def _checked(experiment: Experiment, data_dir: Path | None) -> list[str]:
     with _blaming(experiment, "model"):
         weights = _weights(config)
     if weights is not None and weights.where(root) is None:
-        return [*unseen, "the model's weights are not here yet: checked without them"]
+        return experiment, [*unseen, "the model's weights are not here yet: checked without them"]
     for key, data in outlines.items():
         with _blaming(experiment, key):
             outlines[key] = encoded(config.model, data, root)
@@ -99,6 +103,8 @@ def _checked(experiment: Experiment, data_dir: Path | None) -> list[str]:
         benchmark = _outlined(config, found, outlines)
         benchmark.check_samples()
         _check_model(config, benchmark.input_shape, root)
+        if not unseen:
+            config = with_budget(config, benchmark, root)
         for label in config.methods:
             note = _check_method(config, label, benchmark, root)
             unseen += [note] if note and note not in unseen else []
@@ -107,7 +113,7 @@ def _checked(experiment: Experiment, data_dir: Path | None) -> list[str]:
             _check_pretraining(config, benchmark.input_shape, data, root)
     except ConfigError as error:
         raise experiment.error(str(error), error.key) from None
-    return unseen
+    return replace(experiment, config=config), unseen
 
 
 def _weights(config: Config) -> Weights | None:

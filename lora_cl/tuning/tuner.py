@@ -83,6 +83,8 @@ def tune(experiment: Experiment, runs: Sequence[RunConfig], do: Do) -> Tuning:
     space is none that a config can have; then nothing was started.
     """
     options = experiment.tune or TuneOptions()
+    if experiment.config.budget is not None:
+        raise experiment.error("a config with a budget is not tuned: its sizes follow", "budget")
     content = {run.label: run.content for run in runs}
     check_space(experiment, options, list(content))
     seeds = options.seeds_beside(experiment.config.seeds)
