@@ -53,12 +53,12 @@ class DERpp(Replay):
         n, filled = len(x), min(self.seen, self.options.size)
         if not filled:
             logits = network(x)
-            self.latest = x, y, logits.detach()
+            self.latest = x, y, logits.detach().float()
             return task_cross_entropy(network, logits, y)
         dark, labelled = self.draw_rows("dark", n, filled), self.draw_rows("labels", n, filled)
         memory = self.kept["memory.x"]
         logits = network(torch.cat([x, memory[dark], memory[labelled]]))
-        self.latest = x, y, logits[:n].detach()
+        self.latest = x, y, logits[:n].detach().float()
         then, outputs = self.kept["memory.logits"][dark], self.kept["memory.outputs"][dark]
         tasks, labels = self.kept["memory.task"][labelled], self.kept["memory.y"][labelled]
         old_y = labels.long() + self.offsets[tasks.long()]
