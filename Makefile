@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/lora-cl
 
-.PHONY: run mnist wordnet test lint bench soak slow published clean
+.PHONY: run mnist wordnet tune-smoke test lint bench soak slow published clean
 
 run: .venv/installed
 	$(RUN) run configs/split_digits.yaml
@@ -17,6 +17,11 @@ wordnet: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[text]'
 	$(RUN) run configs/wordnet.yaml -o seeds=1 -o methods='[frozen, lora, full]'
 	$(RUN) compare results/runs/wordnet
+
+tune-smoke: .venv/installed
+	smoke=$$(mktemp -d) && trap 'rm -rf "$$smoke"' EXIT && \
+	$(RUN) tune configs/smoke.yaml -o tune.trials=2 --results $$smoke/runs --output $$smoke/tuned.yaml && \
+	$(RUN) validate $$smoke/tuned.yaml
 
 test: .venv/installed
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal

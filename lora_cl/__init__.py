@@ -6,7 +6,7 @@ TYPE_CHECKING = False  # A type checker takes it to be true; typing is slow to i
 __version__ = "0.1.0"
 
 _PLACES = {
-    "api": ("load_config", "load_results", "load_run", "parse_config", "run"),
+    "api": ("load_config", "load_results", "load_run", "parse_config", "run", "tune"),
     "bank": (
         "add_task",
         "analyze",
@@ -35,12 +35,13 @@ __all__ = [
     "predict",
     "remove_adapter",
     "run",
+    "tune",
 ]
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from lora_cl.api import load_config, load_results, load_run, parse_config, run
+    from lora_cl.api import load_config, load_results, load_run, parse_config, run, tune
     from lora_cl.bank import (
         add_task,
         analyze,

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_cl import config
-from lora_cl.config import Experiment, parse_config
+from lora_cl import config, tuning
+from lora_cl.config import Experiment, RunConfig, parse_config
 from lora_cl.data import path_of
 from lora_cl.engines import pool
 from lora_cl.engines.cores import jobs_for
@@ -31,20 +31,14 @@ from lora_cl.running.planning import Planned, Shard, summary
 from lora_cl.running.preparation import Say, prepare
 from lora_cl.running.runner import UNFINISHED, Where
 from lora_cl.text import one_line
+from lora_cl.tuning import Tuning
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from lora_cl.methods import Method
 
-__all__ = [
-    "load_config",
-    "load_results",
-    "load_run",
-    "parse_config",
-    "plan",
-    "run",
-]
+__all__ = ["load_config", "load_results", "load_run", "parse_config", "plan", "run", "tune"]
 
 AnyPath = str | os.PathLike[str]
 
@@ -98,26 +92,56 @@ def run(
     planned = _planned(experiments, where, force, only, shard, say)
     if reason := unwritable(where.results):
         raise ResultsError(f"{where.results}: cannot be written to: {reason}")
-    for note in dict.fromkeys(uncached_bases(one.config, where.data_dir) for one in experiments):
+    configs = [point.config for one in experiments for point in one.points]
+    for note in dict.fromkeys(uncached_bases(one, where.data_dir) for one in configs):
         if note:
             say(note)
     say(summary(planned))
-    runs, folders = [one.run for one in planned], [one.folder for one in planned]
-    labels = [
-        RunLabel(run.experiment, run.label, run.seed, folder.anew if force else folder.path)
-        for run, folder in zip(runs, folders, strict=True)
-    ]
-    if progress:
-        with Progress(labels) as watcher:
-            statuses = do_all(runs, where, watcher, force)
-    else:
-        statuses = do_all(runs, where, _Silence(), force)
+    statuses = _do([one.run for one in planned], where, do_all, force, progress)
     if max_seconds is not None and (left := statuses.count(UNFINISHED)):
         raise OutOfTimeError(
-            f"time is up: {left} of {len(runs)} runs are not done; "
+            f"time is up: {left} of {len(planned)} runs are not done; "
             "the same command goes on from here"
         )
-    return [read_record(folder.latest) for folder in folders]
+    return [read_record(one.folder.latest) for one in planned]
+
+
+def tune(
+    experiment: Experiment,
+    *,
+    results: AnyPath = DEFAULT_RESULTS,
+    jobs: int | None = None,
+    device: str = "auto",
+    data_dir: AnyPath | None = None,
+    only: Sequence[str] = (),
+    engine: str = "pool",
+    address: str | None = None,
+    progress: bool = True,
+    say: Say = lambda message: None,
+) -> Tuning:
+    """Tries values for the options of every method, as `tune` of the config says, and returns what
+    came of it.
+
+    No trial sees a test sample. Trials are runs below ``results``; those that are done are not done
+    again. The other arguments are those of ``run``. Raises ConfigError or DataError, and then
+    nothing was started.
+    """
+    (given,) = _experiments(experiment)
+    alone = replace(given, swept=())
+    do_all = _engine(engine, jobs, address, [alone])
+    where = _where(results, device, data_dir)
+    planned = _planned([alone], where, False, only, None, lambda message: None)
+    if reason := unwritable(where.results):
+        raise ResultsError(f"{where.results}: cannot be written to: {reason}")
+
+    def do(runs: Sequence[RunConfig]) -> list[Path]:
+        folders = [RunFolder(where.results, run) for run in runs]
+        pairs = zip(runs, folders, strict=True)
+        say(summary([Planned(run, folder, folder.outlook()) for run, folder in pairs]))
+        _do(runs, where, do_all, False, progress)
+        return [folder.path for folder in folders]
+
+    return tuning.tune(alone, [one.run for one in planned], do)
 
 
 def plan(
@@ -200,8 +224,24 @@ def _engine(
     if address is not None:
         raise ConfigError("address: is of a Ray cluster, and the engine is pool; add engine ray")
     if jobs is None:
-        jobs = jobs_for(max((one.config.threads for one in experiments), default=1))
+        points = [point for one in experiments for point in one.points]
+        jobs = jobs_for(max((point.config.threads for point in points), default=1))
     return partial(pool.run_all, jobs=jobs)
+
+
+def _do(
+    runs: Sequence[RunConfig], where: Where, do_all: Engine, force: bool, progress: bool
+) -> list[str]:
+    """Does the runs that are not done, with a live view of them or without; their statuses."""
+    folders = [RunFolder(where.results, run) for run in runs]
+    labels = [
+        RunLabel(run.experiment, run.label, run.seed, folder.anew if force else folder.path)
+        for run, folder in zip(runs, folders, strict=True)
+    ]
+    if not progress:
+        return do_all(runs, where, _Silence(), force)
+    with Progress(labels) as watcher:
+        return do_all(runs, where, watcher, force)
 
 
 class _Silence(Watcher):

@@ -26,6 +26,7 @@ from lora_cl.adapters.inject import (
 )
 from lora_cl.adapters.layer import AdaptedLayer, Adapter
 from lora_cl.adapters.lora import LoRA, lora_delta, lora_scale, make_lora
+from lora_cl.adapters.magnitudes import ScaledBranches, one_branch
 from lora_cl.adapters.merging import Dense, How, default_weight, merge_deltas, require_merge
 from lora_cl.adapters.mixing import Mixture
 from lora_cl.adapters.nf4 import NF4Linear, nf4_dequantize, nf4_quantize, parameter_count
@@ -52,6 +53,7 @@ __all__ = [
     "PenaltyForm",
     "RankAllocator",
     "SVDLoRA",
+    "ScaledBranches",
     "UnpackedAttention",
     "activate",
     "adalora_scale",
@@ -78,6 +80,7 @@ __all__ = [
     "merged_parameter_count",
     "nf4_dequantize",
     "nf4_quantize",
+    "one_branch",
     "orthogonality_penalty",
     "parameter_count",
     "remove_adapter",

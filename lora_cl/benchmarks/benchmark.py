@@ -152,13 +152,13 @@ class Benchmark(ABC):
         """The key of the config that names the data of task ``index``."""
         return "benchmark.dataset"
 
-    def check_samples(self) -> None:
+    def check_samples(self, parts: tuple[str, ...] = ("training", "test")) -> None:
         """Refuses, with a ConfigError, data with which a task cannot be learned or measured.
 
         The data set must hold samples to train with and to test with of every class of every
         task: an accuracy over some of a task's classes is not the task's. (The limits on samples
         may leave out a class, since a random draw of the test set is a fair one.) Looks at labels
-        only, and at none where the benchmark makes its samples itself.
+        only, of ``parts``, and at none where the benchmark makes its samples itself.
         """
         if not self.sources:
             return
@@ -168,7 +168,7 @@ class Benchmark(ABC):
             data, classes = self.task_data(index)
             if id(data) not in there:
                 found = {"training": data.y_train, "test": data.y_test}
-                there[id(data)] = {part: set(torch.unique(y).tolist()) for part, y in found.items()}
+                there[id(data)] = {part: set(torch.unique(found[part]).tolist()) for part in parts}
             for part, labels in there[id(data)].items():
                 missing = [named(data.class_names, k) for k in classes if k not in labels]
                 more = f" and {len(missing) - TOLD} more" if len(missing) > TOLD else ""

@@ -138,6 +138,16 @@ def _explained(error: Exception) -> str:
     return f"{kind}{one_line(error, 500)} (lora-cl --debug shows where)"
 
 
+def prepare_processes(device: str, jobs: int | None) -> None:
+    """This process and, if the workers need one of their own, the one that imports beside it."""
+    from lora_cl.engines.workers import keep_memory, quiet_threads, start_early
+
+    quiet_threads()
+    keep_memory()
+    if jobs != 0:
+        start_early(device)
+
+
 def answer(app: Callable[[], object]) -> None:
     """Does what the command line asks for, and ends this process."""
     listen(leave_at_once)

@@ -24,11 +24,14 @@ from lora_cl.cli.answering import (
     deliver,
     importing,
     mention,
+    prepare_processes,
     say,
     tell,
 )
+from lora_cl.cli.checking import check
 from lora_cl.cli.data import DataDir, cache_app, data_app, one_of, others
 from lora_cl.cli.predicting import predict
+from lora_cl.cli.tuning import tune
 from lora_cl.errors import ConfigError
 from lora_cl.records.folders import DEFAULT_RESULTS
 
@@ -46,6 +49,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(tune)
+app.command()(check)
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.add_typer(adapters_app, name="adapters")
@@ -121,7 +126,7 @@ def run(
     with answering():
         begun, seconds = time.monotonic(), _seconds("--max-time", max_time)
         one_of("--engine", engine, ["pool", "ray"])
-        _prepare_processes(device, 0 if dry_run or engine == "ray" else jobs)
+        prepare_processes(device, 0 if dry_run or engine == "ray" else jobs)
         with importing():
             from lora_cl import api
 
@@ -227,10 +232,9 @@ def validate(configs: Configs, override: Overrides = [], data_dir: DataDir = Non
         for path in configs:
             experiment = load_config(path, override)
             unseen = check(experiment, data_dir)
-            config = experiment.config
-            runs = len(config.methods) * len(config.seeds)
+            found = {run.folder for point in experiment.points for run in point.runs({})}
             note = f" ({'; '.join(unseen)})" if unseen else ""
-            tell(f"{path}: valid, {runs} runs{note}")
+            tell(f"{path}: valid, {len(found)} runs{note}")
 
 
 @app.command()
@@ -316,16 +320,6 @@ def _seconds(option: str, text: str | None) -> float | None:
         told = one_line(text, 40)
         raise ConfigError(f"{option}: {told!r} is not allowed: it is a time such as 3h55m or 90s")
     return seconds
-
-
-def _prepare_processes(device: str, jobs: int | None) -> None:
-    """This process and, if the workers need one of their own, the one that imports beside it."""
-    from lora_cl.engines.workers import keep_memory, quiet_threads, start_early
-
-    quiet_threads()
-    keep_memory()
-    if jobs != 0:
-        start_early(device)
 
 
 def _tell_plan(plan: Sequence[Planned]) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from lora_cl.config.model import NAME, Config, short
+from lora_cl.config.model import NAME, short
+from lora_cl.config.study import ConfigFile
 from lora_cl.options import OptionsBase, PartError
 from lora_cl.plugins import IMPORT_PATH
 from lora_cl.text import did_you_mean, one_line
@@ -79,7 +80,7 @@ def _message(
     given, text = "", ""
     allowed: list[str] = []
     if kind == "extra_forbidden":
-        allowed = _allowed_keys(*error.get("within", (Config, error["loc"])))
+        allowed = _allowed_keys(*error.get("within", (ConfigFile, error["loc"])))
         text = f"unknown key{did_you_mean(str(path[-1]), allowed)}{_list(allowed)}"
     elif kind == "missing":
         text = "is missing"

@@ -72,6 +72,39 @@ class ResourceOptions(OptionsBase):
     gpus: float = Field(default=0.0, ge=0.0, le=64.0)
 
 
+class BudgetOptions(OptionsBase):
+    """What each method may have at most: the option that decides its size is set by it.
+
+    Either `added_params_per_task` or `stored_bytes`, as in the tables.
+    """
+
+    added_params_per_task: int | None = Field(default=None, ge=1)
+    stored_bytes: int | None = Field(default=None, ge=1)
+
+    @property
+    def asked(self) -> tuple[str, int]:
+        """Of what, and how much."""
+        given = {name: getattr(self, name) for name in type(self).model_fields}
+        ((name, most),) = ((name, most) for name, most in given.items() if most is not None)
+        return name, most
+
+    @model_validator(mode="after")
+    def _one(self) -> BudgetOptions:
+        names = list(type(self).model_fields)
+        if sum(getattr(self, name) is not None for name in names) != 1:
+            raise ValueError(f"give one of {', '.join(names)}")
+        return self
+
+
+class TrialOptions(OptionsBase):
+    """A run that is measured to choose by: the first tasks (null: all), on samples held out.
+
+    No test sample is in it. `lora-cl tune` makes such runs.
+    """
+
+    tasks: int | None = Field(default=None, ge=1)
+
+
 def _labels_name_methods(value: Any) -> Any:
     """A label that is a method's name needs no `method:` key; `label:` alone means no options."""
     if not isinstance(value, Mapping):
@@ -126,6 +159,8 @@ class Config(OptionsBase):
     cache: bool = True
     validation: float = Field(default=0.0, ge=0.0, lt=1.0)
     learning_curve: int = Field(default=0, ge=0, le=1000)
+    budget: BudgetOptions | None = None
+    tuning: TrialOptions | None = None
     stream: Stream = Field(default="auto", json_schema_extra={"hashed": False})
     resources: ResourceOptions = Field(
         default=ResourceOptions(), json_schema_extra={"hashed": False}
@@ -163,6 +198,12 @@ class Config(OptionsBase):
     def _not_compiled(self) -> Config:
         if self.compile:
             raise AtKeyError(["compile"], COMPILE_DOES_NOT_PAY)
+        return self
+
+    @model_validator(mode="after")
+    def _measured(self) -> Config:
+        if self.tuning is not None and not self.validation:
+            raise AtKeyError(["tuning"], "a trial is measured on samples held out; give validation")
         return self
 
     @model_validator(mode="after")

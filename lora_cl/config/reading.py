@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
-from lora_cl.config.messages import Words, in_quotes, messages, short_key
+from lora_cl.config.messages import Lines, Words, in_quotes, messages, short_key
 from lora_cl.config.model import Config, short
 from lora_cl.config.runs import Experiment
+from lora_cl.config.study import FILE_KEYS, ConfigFile, grid
 from lora_cl.config.syntax import MAX_DEPTH, Loader, read_as
 from lora_cl.errors import ConfigError
 from lora_cl.files import open_now
+from lora_cl.options import OptionsBase
 from lora_cl.text import did_you_mean, one_line
+
+Options = TypeVar("Options", bound=OptionsBase)
 
 MAX_BYTES = 65_536
 MAX_NODES = 20_000
@@ -51,12 +56,34 @@ def parse_config(text: str, source: str, overrides: Sequence[str] = ()) -> Exper
     if not isinstance(value, dict):
         raise ConfigError(f"{source}:1: a config is a mapping of keys, not {_kind(value)}")
     overridden = [_override(value, text, source, words) for text in overrides]
+    file = _validated(ConfigFile, value, lines, source, overridden, words)
+    plain = {key: item for key, item in value.items() if key not in FILE_KEYS}
+    points = []
+    for settings in grid(file.sweep):
+        changed, at = copy.deepcopy(plain), dict(lines)
+        for key, item in settings.items():
+            line = lines.get(("sweep", key)) or lines.get(("sweep",), 1)
+            where = f"{_at(source, line)}: sweep.{short_key([key])}"
+            path = _set(changed, key, item, where, source)
+            at = {path[:length]: line for length in range(1, len(path))} | at | {path: line}
+        config = _validated(Config, changed, at, source, overridden, words)
+        points.append(Experiment(config, source, at))
+    return Experiment(file.config(), source, lines, tuple(points), file.tune)
+
+
+def _validated(
+    model: type[Options],
+    value: dict[Any, Any],
+    lines: Lines,
+    source: str,
+    overridden: Sequence[tuple[str | int, ...]],
+    words: Words,
+) -> Options:
     try:
-        config = Config.model_validate(value)
+        return model.model_validate(value)
     except ValidationError as error:
         found = messages(error.errors(), value, lines, source, overridden, words)
         raise ConfigError(found) from None
-    return Experiment(config, source, lines)
 
 
 def _read_yaml(
@@ -138,6 +165,20 @@ def _override(
     name = f"-o {one_line(text)}"
     own: Words = {}
     value = _read_yaml(raw, name, {}, own)
+    if key == "methods" and isinstance(value, list):
+        value = _picked(config, value, name, source)
+    path = _set(config, key, value, name, source)
+    words |= {(*path, *inner): word for inner, word in own.items()}
+    return path
+
+
+def _set(
+    config: dict[Any, Any], key: str, value: Any, name: str, source: str
+) -> tuple[str | int, ...]:
+    """Sets a dotted ``key`` of ``config`` and returns its path; ``name`` is what asks for it.
+
+    Raises ConfigError for a key within something that is no mapping.
+    """
     path: list[str] = []
     target, rest = config, key
     while True:
@@ -146,10 +187,7 @@ def _override(
         path.append(word)
         if rest == word or rest in target:
             path[-1] = rest
-            if path == ["methods"] and isinstance(value, list):
-                value = _picked(config, value, name, source)
             target[rest] = value
-            words |= {(*path, *inner): word for inner, word in own.items()}
             return tuple(path)
         rest = rest[len(word) + 1 :]
         inner = target.get(word)

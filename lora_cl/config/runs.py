@@ -11,6 +11,7 @@ from typing import Any
 
 from lora_cl.config.messages import line_of
 from lora_cl.config.model import Config
+from lora_cl.config.study import TuneOptions
 from lora_cl.config.syntax import to_yaml
 from lora_cl.config.train import Overrides, OwnTrain, differing, merged
 from lora_cl.errors import ConfigError
@@ -19,11 +20,22 @@ from lora_cl.options import OptionsBase
 
 @dataclass(frozen=True)
 class Experiment:
-    """A validated config, and where each of its keys stands in the file it came from."""
+    """A validated config, and where each of its keys stands in the file it came from.
+
+    With a `sweep`, ``swept`` are the configs that it makes of this one, as experiments; ``tune``
+    is how the file wants to be tuned, if it says so.
+    """
 
     config: Config
     source: str
     lines: Mapping[tuple[str | int, ...], int]
+    swept: tuple[Experiment, ...] = ()
+    tune: TuneOptions | None = None
+
+    @property
+    def points(self) -> tuple[Experiment, ...]:
+        """The experiments of one config each: those of the sweep, or this one."""
+        return self.swept or (self,)
 
     def error(self, message: str, key: str | None) -> ConfigError:
         """A ConfigError that names the file, and the line and key where it has one."""
@@ -33,7 +45,7 @@ class Experiment:
         return ConfigError(f"{where}: {key + ': ' if key else ''}{message}", key=key)
 
     def runs(self, content: Mapping[str, str]) -> list[RunConfig]:
-        """One per method and seed: the methods of the first seed first.
+        """One per method and seed: the methods of the first seed first. Without what is swept.
 
         ``content`` says what besides the config makes a result: checksums of the data, of weights
         and of the code, by what they are of. What is under ``methods.LABEL.`` is of that method.

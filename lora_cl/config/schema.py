@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_cl.benchmarks import BENCHMARKS
-from lora_cl.config.model import NAME, Config
+from lora_cl.config.model import NAME
+from lora_cl.config.study import ConfigFile
 from lora_cl.config.train import MethodTraining
 from lora_cl.data import DATASETS
 from lora_cl.methods import METHODS
@@ -21,7 +22,7 @@ Schema = dict[str, Any]
 
 def config_schema() -> Schema:
     """What a config can say, with the parts of other packages that are installed here."""
-    result: Schema = Config.model_json_schema(mode="validation")
+    result: Schema = ConfigFile.model_json_schema(mode="validation")
     result["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     result["title"] = "lora-cl config"
     properties = result["properties"]

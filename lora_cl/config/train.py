@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, create_model, model_serializer, model_validator
 
+from lora_cl.methods.classifier import ClassifierOptions
 from lora_cl.options import AtKeyError, OptionsBase
 
 DURATIONS = ("epochs", "iterations")
@@ -97,9 +98,18 @@ OwnSteps = _overriding(
 )
 
 
-class MethodTraining(OptionsBase):
+class TunedOptions(OptionsBase):
+    """Which values of a method a tuner chose, of how many trials, and the sha256 of its trace."""
+
+    keys: list[str]
+    trials: int = Field(ge=1)
+    trace: str
+
+
+class MethodTraining(ClassifierOptions):
     """What every method can say besides its own options."""
 
+    tuned: TunedOptions | None = None
     train: OwnTrain = OwnTrain()  # type: ignore[valid-type]
 
 

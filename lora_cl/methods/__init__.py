@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lora_cl.methods.adalora import AdaLoRA
 from lora_cl.methods.bank import Bank, MemoryBank
+from lora_cl.methods.derpp import DERpp
 from lora_cl.methods.dora import DoRA
 from lora_cl.methods.ewc import EWC
 from lora_cl.methods.frozen import Frozen
@@ -20,6 +21,7 @@ from lora_cl.methods.packnet import PackNet
 from lora_cl.methods.pnn import PNN
 from lora_cl.methods.qlora import QLoRA
 from lora_cl.methods.replay import Replay
+from lora_cl.methods.sd_lora import SDLoRA
 from lora_cl.methods.seq_lora import SeqLoRA
 from lora_cl.methods.shared_private import SharedPrivate
 from lora_cl.methods.si import SI
@@ -43,6 +45,7 @@ METHODS: Parts[type[Method]] = Parts(
         "ewc": EWC,
         "lwf": LwF,
         "replay": Replay,
+        "derpp": DERpp,
         "si": SI,
         "dora": DoRA,
         "adalora": AdaLoRA,
@@ -51,9 +54,14 @@ METHODS: Parts[type[Method]] = Parts(
         "o_lora": OLoRA,
         "inflora": InfLoRA,
         "merged": Merged,
+        "sd_lora": SDLoRA,
     },
     key="method",
-    taken={"train": "that is how it is trained"},
+    taken={
+        "train": "that is how it is trained",
+        "classifier": "that is what answers on its features",
+        "tuned": "that is what of it was tuned",
+    },
 )
 
 __all__ = ["METHODS", "Bank", "Fit", "MemoryBank", "Method"]

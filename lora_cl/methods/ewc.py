@@ -72,7 +72,7 @@ class EWC(SharedBackbone):
             chosen = chosen.to(y.device)
             x, y = subset(x, chosen), y[chosen]
         generator = torch.Generator().manual_seed(self.seed_for("fisher labels", task.id))
-        with self.view(task.id) as network:
+        with self.view_together([task]) as network:
             return fisher_diagonal(
                 network,
                 self.shared_parameters(),

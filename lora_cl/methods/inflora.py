@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -11,8 +10,8 @@ from torch import nn
 
 from lora_cl.adapters import LoRA, adapted_layers
 from lora_cl.adapters.lora import factor_shapes
-from lora_cl.benchmarks import Benchmark, Task
-from lora_cl.errors import ConfigError, MethodError
+from lora_cl.benchmarks import Task
+from lora_cl.errors import MethodError
 from lora_cl.methods.input_space import (
     Energy,
     InputSpace,
@@ -24,7 +23,7 @@ from lora_cl.methods.input_space import (
 from lora_cl.methods.method import Fit
 from lora_cl.methods.shared import Targets
 from lora_cl.methods.summed import SummedBranches, factors
-from lora_cl.models import TaskNetwork, trainable_only
+from lora_cl.models import trainable_only
 from lora_cl.options import OptionsBase
 
 REMEMBERED, FREE = "remembered.", "free."
@@ -36,10 +35,8 @@ class InfLoRAOptions(OptionsBase):
 
     `energy`: what the authors' code counts, the squared singular values of H H^T, or those of
     the inputs H as in the paper. `scale`: the factor s on the branches, whose A has rows of length
-    1: 1 / sqrt(3) as in the authors' code, 1 as in the paper, or a number. `classifier` in
-    class-incremental runs: `all-seen`, one that trains on all classes seen so far, as other methods
-    have it here, or `current-task`, one per task that trains on its own classes alone, as in the
-    paper.
+    1: 1 / sqrt(3) as in the authors' code, 1 as in the paper, or a number. The classifier of the
+    paper is `classifier: local`.
     """
 
     rank: int = Field(default=8, ge=1, le=65536)
@@ -47,7 +44,6 @@ class InfLoRAOptions(OptionsBase):
     scale: Annotated[float, Field(gt=0.0)] | Energy = "code"
     epsilon: float = Field(default=0.95, gt=0.0, le=1.0)
     energy: Energy = "code"
-    classifier: Literal["all-seen", "current-task"] = "all-seen"
 
 
 class InfLoRA(SummedBranches):
@@ -62,21 +58,6 @@ class InfLoRA(SummedBranches):
 
     Options: ClassVar[type[OptionsBase]] = InfLoRAOptions
     summary: ClassVar[str] = "a LoRA per task on input directions that no earlier task uses"
-
-    def check(self, benchmark: Benchmark) -> None:
-        if self.options.classifier == "current-task" and benchmark.scenario != "class":
-            raise ConfigError(
-                "inflora: classifier current-task is for class-incremental runs, not for this "
-                f"{benchmark.scenario}-incremental one"
-            )
-
-    @property
-    def per_task_heads(self) -> bool:
-        return super().per_task_heads or self._local
-
-    @property
-    def _local(self) -> bool:
-        return bool(self.options.classifier == "current-task")
 
     def prepare(self) -> None:
         super().prepare()
@@ -106,16 +87,6 @@ class InfLoRA(SummedBranches):
         for layer, G in input_energies(self.network.backbone, x, self.options.energy).items():
             self._keep(layer, remember(G, self._space(layer), share))
 
-    def task_network(
-        self, task_ids: Sequence[int], backbone: nn.Module | None = None
-    ) -> TaskNetwork:
-        if not self._local:
-            return super().task_network(task_ids, backbone)
-        # The classifiers of all tasks side by side: the loss then is each task's own.
-        heads = [self.head(task_id) for task_id in self.learned]
-        first = {task_id: self.benchmark.first_class(task_id) for task_id in self.learned}
-        return TaskNetwork(self.network.backbone if backbone is None else backbone, heads, first)
-
     def _space(self, layer: str) -> InputSpace | None:
         """What earlier tasks' inputs of ``layer`` span; None before the first task ended."""
         for prefix in (REMEMBERED, FREE):
@@ -128,10 +99,7 @@ class InfLoRA(SummedBranches):
         self.kept[(FREE if space.free else REMEMBERED) + layer] = space.basis
 
     def details(self) -> dict[str, Any]:
-        """Per layer: the directions each task could use; the dimensions remembered, of how many.
-
-        In class-incremental runs also which classifier was trained.
-        """
+        """Per layer: the directions each task could use; the dimensions remembered, of how many."""
         branches, spaces, past = {}, {}, self.past()
         for layer, branch in self.current().items():
             A = factors(branch)[0]
@@ -141,6 +109,4 @@ class InfLoRA(SummedBranches):
             branches[layer] = used.tolist()
             space = self._space(layer)
             spaces[layer] = [space.dimension if space else 0, A[0].numel()]
-        classifier = {"classifier": self.options.classifier}
-        which = classifier if self.benchmark.scenario == "class" else {}
-        return {**which, "directions": branches, "remembered": spaces}
+        return {"directions": branches, "remembered": spaces}

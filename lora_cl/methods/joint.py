@@ -27,6 +27,11 @@ class Joint(Method):
         if self.complete:
             fit([self.benchmark.task(index) for index in range(self.benchmark.n_tasks)])
 
+    def finish(self, task: Task) -> None:
+        if self.complete:
+            for index in range(self.benchmark.n_tasks):
+                super().finish(self.benchmark.task(index))
+
     @property
     def complete(self) -> bool:
         return len(self.learned) == self.benchmark.n_tasks

@@ -10,6 +10,7 @@ from torch import nn
 
 from lora_cl.adapters import make_lora
 from lora_cl.methods.adapted import AdapterPerTask
+from lora_cl.methods.method import Size
 from lora_cl.methods.routing import RouterOptions
 from lora_cl.methods.shared import LowRankOptions
 from lora_cl.options import OptionsBase
@@ -26,6 +27,10 @@ class LoRA(AdapterPerTask):
     summary: ClassVar[str] = "one low-rank adapter and one head per task, the base frozen"
     make: ClassVar[Callable[..., nn.Module]] = staticmethod(make_lora)
     kind: ClassVar[str] = "lora"
+
+    @classmethod
+    def sized_by(cls, options: Any) -> Size | None:
+        return Size("rank")
 
     def make_adapter(self, layer: str, base: nn.Module, generator: torch.Generator) -> nn.Module:
         o = self.options

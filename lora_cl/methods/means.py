@@ -12,11 +12,12 @@ from lora_cl.data.streaming import Inputs, parts
 
 CHUNK = 2048
 
+Features = Callable[[Tensor], Tensor]
+"""What a backbone makes of inputs: (N, *input) -> (N, d), or what can be flattened to that."""
+
 
 @torch.no_grad()
-def class_sums(
-    features: Callable[[Tensor], Tensor], x: Inputs, y: Tensor, k: int
-) -> tuple[Tensor, Tensor]:
+def class_sums(features: Features, x: Inputs, y: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Of inputs x (N, *input) with labels y (N,): for each of k labels the sum (k, d) of their
     ``features``, x -> (n, d), and how many they are (k,) int64."""
     total = []
@@ -27,7 +28,7 @@ def class_sums(
     return torch.stack(total).sum(0), counts
 
 
-def class_means(features: Callable[[Tensor], Tensor], x: Inputs, y: Tensor, k: int) -> Tensor:
+def class_means(features: Features, x: Inputs, y: Tensor, k: int) -> Tensor:
     """The mean feature (m, d) of each of the m <= k labels that have samples, in their order."""
     sums, counts = class_sums(features, x, y, k)
     there = counts > 0
@@ -50,6 +51,10 @@ class NearestMean(nn.Module):
         self.out_features = classes
         self.register_buffer("sums", torch.zeros(classes, features, device=device))
         self.register_buffer("counts", torch.zeros(classes, dtype=torch.int64, device=device))
+
+    def take(self, features: Features, x: Inputs, y: Tensor, first: int, seed: int) -> None:
+        """See ``Statistics``."""
+        self.add(*class_sums(features, x, y, int(y.max()) + 1), first)
 
     def add(self, sums: Tensor, counts: Tensor, first: int) -> None:
         """Takes in what ``class_sums`` says of the classes from ``first`` on."""

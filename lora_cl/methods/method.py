@@ -6,8 +6,9 @@ import copy
 from abc import ABC
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from lora_cl.adapters import merged_parameter_count, parameter_count
 from lora_cl.benchmarks import Benchmark, Task
 from lora_cl.data.streaming import Inputs, parts
 from lora_cl.methods.bank import Bank
+from lora_cl.methods.classifier import Statistics, is_trained, statistics
 from lora_cl.methods.means import CHUNK, class_means
 from lora_cl.methods.predicting import Prediction, predict
 from lora_cl.methods.routing import doubt, nearest_task, require_router
@@ -24,6 +26,23 @@ from lora_cl.methods.viewing import guarded
 from lora_cl.models import Network, TaskNetwork, close, fingerprint, trainable_only
 from lora_cl.options import OptionsBase
 from lora_cl.seeding import seed_for
+
+ANSWERS = "answers"
+"""The part of the network that holds classifiers of statistics, named as the heads are."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """An option that decides how large a method is: its dotted key, and its largest value in steps
+    of ``step``, whole numbers if that is None."""
+
+    key: str
+    most: int = 65536
+    step: float | None = None
+
+    def value(self, number: int) -> int | float:
+        """The value of ``number`` steps."""
+        return number if self.step is None else number * self.step
 
 
 class Fit(Protocol):
@@ -67,6 +86,11 @@ class Method(ABC):
         if "view" in vars(cls):
             cls.view = guarded(cls.view)  # type: ignore[method-assign]
 
+    @classmethod
+    def sized_by(cls, options: Any) -> Size | None:
+        """The option that a budget sets, if there is one."""
+        return None
+
     def __init__(self, options: Any) -> None:
         self.options = options
         self.chosen: dict[str, Any] = {}
@@ -83,6 +107,8 @@ class Method(ABC):
         self.benchmark = benchmark
         self.seed = seed
         self.bank = bank
+        if self.by_statistics:
+            network.add_module(ANSWERS, nn.ModuleDict())
         if not self.per_task_heads:
             first = benchmark.task_classes(0)
             self._add_head(0, first if benchmark.scenario == "domain" else self._all_classes())
@@ -114,8 +140,28 @@ class Method(ABC):
         return self.withheld and self.router == "oracle"
 
     @property
+    def classifier(self) -> str:
+        """What answers: `joint`, `local`, `ncm` or `ranpac`; see ``ClassifierOptions``."""
+        chosen = getattr(self.options, "classifier", None)
+        if chosen is not None:
+            return str(chosen.name)
+        return "local" if self.private_heads or self.benchmark.scenario == "task" else "joint"
+
+    @property
+    def by_statistics(self) -> bool:
+        """Whether the answers come from statistics of classes, and not from trained outputs."""
+        return not is_trained(self.classifier)
+
+    @property
     def per_task_heads(self) -> bool:
-        return self.private_heads or self.benchmark.scenario == "task"
+        own = self.private_heads or self.benchmark.scenario == "task"
+        return own or self.classifier == "local"
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether tasks answer with the heads of all tasks so far, since which is not known."""
+        own = self.private_heads or self.benchmark.scenario == "task"
+        return not own and self.classifier == "local"
 
     def seed_for(self, *names: str | int) -> int:
         return seed_for(self.seed, *names)
@@ -137,23 +183,37 @@ class Method(ABC):
         """The algorithm. Default: train on the task."""
         fit([task])
 
+    def finish(self, task: Task) -> None:
+        """Takes from a task just learned what the router and statistics need to answer."""
+        if self.router == "prototype":
+            self.add_prototypes(task)
+        if self.by_statistics:
+            self.add_statistics(task)
+
     def answers(self, task_id: int) -> bool:
         """Whether ``view(task_id)`` means something now.
 
-        With one shared head for one label set, also for tasks that were not learned yet.
+        With one shared head for one label set, also for tasks that were not learned yet; statistics
+        answer for nothing before there are some.
         """
         return task_id in self.learned or (
-            self.benchmark.scenario == "domain" and not self.per_task_heads
+            self.benchmark.scenario == "domain"
+            and not self.per_task_heads
+            and (not self.by_statistics or bool(self.learned))
         )
 
     @guarded
     @contextmanager
     def view(self, task_id: int) -> Iterator[TaskNetwork]:
-        """The network as that task sees it, for training and evaluation alike, inside the ``with``.
+        """The network as that task sees it when it answers, inside the ``with``.
 
-        Raises MethodError for a task that cannot answer. Those of subclasses are guarded, too.
+        It is trained as it answers, but for the classifier: see ``view_together``. Raises
+        MethodError for a task that cannot answer. Those of subclasses are guarded, too.
         """
-        yield self.task_network([task_id])
+        if self.by_statistics:
+            yield self.task_network([task_id], heads=self.network.get_submodule(ANSWERS))
+        else:
+            yield self.task_network(self.learned if self.side_by_side else [task_id])
 
     def uses(self, task_id: int, known: Mapping[tuple[int, int], bytes]) -> str:
         """The fingerprint of all that ``view(task_id)`` uses; ``known`` as in ``fingerprint``."""
@@ -169,8 +229,12 @@ class Method(ABC):
 
     @contextmanager
     def view_together(self, tasks: Sequence[Task]) -> Iterator[TaskNetwork]:
-        """The network as several tasks see it when they are trained together."""
-        if len(tasks) == 1:
+        """The network as tasks see it when they are trained together, or one by itself.
+
+        Its outputs are those that train: of a local classifier the tasks' own alone, and not the
+        statistics that answer.
+        """
+        if len(tasks) == 1 and not self.side_by_side and not self.by_statistics:
             with self.view(tasks[0].id) as network:
                 yield network
         else:
@@ -206,6 +270,17 @@ class Method(ABC):
         given, by the method's own router or its one head. MethodError where it has neither.
         """
         return predict(self, self.reads(inputs), task, router)
+
+    def add_statistics(self, task: Task) -> None:
+        """Gives the samples of ``task`` to the classifier of statistics, in features as they are.
+
+        Those of earlier tasks stay as they were taken, also where the backbone moved since.
+        """
+        samples, backbone = task.train(), self.network.backbone.eval()
+        answers = self.network.get_submodule(ANSWERS).get_submodule(self.head_name(task.id))
+        first = task.first_class if self.benchmark.scenario == "class" else 0
+        seed = self.seed_for("statistics", task.id)
+        cast(Statistics, answers).take(backbone, samples.x, samples.y, first, seed)
 
     @torch.inference_mode()
     def route(self, x: Inputs, router: str | None = None) -> tuple[Tensor, Tensor]:
@@ -322,6 +397,7 @@ class Method(ABC):
         - The network is what all tasks use together: base, heads, columns, branches. An adapter in
           it acts for every task; merged into its layer it needs no parameters of its own. A weight
           in 4 bits counts as one parameter, and cannot take an adapter in and stay in 4 bits.
+        - Heads that trained, where statistics answer in their place, are not needed any more.
         - What is sealed in the bank is switched by task, and can be merged into nothing.
         - The copy of the base that a router looks at is needed; outputs of classes to come are not.
 
@@ -333,7 +409,12 @@ class Method(ABC):
         return network + self.bank.parameters() + self._base_copy()
 
     def _outputs_to_come(self) -> int:
-        """Parameters of a shared head's outputs for classes that were not seen yet."""
+        """Parameters of a shared head's outputs for classes that were not seen yet.
+
+        Of all heads, where statistics answer.
+        """
+        if self.by_statistics:
+            return parameter_count(self.network.heads)
         if self.per_task_heads or self.benchmark.scenario != "class":
             return 0
         seen = self.classes_seen()
@@ -357,9 +438,27 @@ class Method(ABC):
         return self.network.heads[self.head_name(task_id)]
 
     def _add_head(self, task_id: int, outputs: int) -> None:
+        self._add_trained_head(task_id, outputs)
+        if self.by_statistics:
+            self._add_statistics_of(task_id, outputs)
+
+    def _add_trained_head(self, task_id: int, outputs: int) -> None:
         name = self.head_name(task_id)
         features = self.head_features(task_id)
         self.network.add_head(name, outputs, self.seed_for("head", name), features)
+
+    def _add_statistics_of(self, task_id: int, outputs: int) -> None:
+        name, answers = self.head_name(task_id), self.network.get_submodule(ANSWERS)
+        assert isinstance(answers, nn.ModuleDict)
+        if name not in answers:
+            answers[name] = statistics(
+                self.options.classifier,
+                outputs,
+                self.head_features(task_id),
+                self.seed_for("projection", name),
+                self.network.device,
+                again=not self.per_task_heads,
+            )
 
     def head_features(self, task_id: int) -> int:
         """How many inputs the head of a task has. Default: the features of the backbone."""
@@ -375,21 +474,27 @@ class Method(ABC):
         return self.benchmark.first_class(latest) + self.benchmark.task_classes(latest)
 
     def task_network(
-        self, task_ids: Sequence[int], backbone: nn.Module | None = None
+        self,
+        task_ids: Sequence[int],
+        backbone: nn.Module | None = None,
+        heads: nn.Module | None = None,
     ) -> TaskNetwork:
-        """The backbone with the heads of these tasks, as the scenario has them."""
+        """The backbone with the heads of these tasks, as the scenario has them.
+
+        ``heads`` stand in the place of those that train, by the same names.
+        """
         backbone = self.network.backbone if backbone is None else backbone
+        heads = self.network.heads if heads is None else heads
+        own = [heads.get_submodule(self.head_name(task_id)) for task_id in task_ids]
         if self.per_task_heads:
-            heads = [self.head(task_id) for task_id in task_ids]
             ends = [0]
             for task_id in task_ids:
                 ends.append(ends[-1] + self.benchmark.task_classes(task_id))
-            return TaskNetwork(backbone, heads, dict(zip(task_ids, ends, strict=False)))
-        head = [self.head(task_ids[0])]
+            return TaskNetwork(backbone, own, dict(zip(task_ids, ends, strict=False)))
         if self.benchmark.scenario == "domain":
-            return TaskNetwork(backbone, head, dict.fromkeys(task_ids, 0))
+            return TaskNetwork(backbone, own[:1], dict.fromkeys(task_ids, 0))
         offsets = {task_id: self.benchmark.first_class(task_id) for task_id in task_ids}
-        return TaskNetwork(backbone, head, offsets, outputs=self.classes_seen())
+        return TaskNetwork(backbone, own[:1], offsets, outputs=self.classes_seen())
 
 
 def byte_count(tensors: Mapping[str, Tensor]) -> int:

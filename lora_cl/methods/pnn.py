@@ -13,7 +13,7 @@ from torch import nn
 
 from lora_cl.benchmarks import Task
 from lora_cl.errors import ConfigError
-from lora_cl.methods.method import Method
+from lora_cl.methods.method import Method, Size
 from lora_cl.methods.routing import RouterOptions
 from lora_cl.models import TaskNetwork, seeded, trainable_only
 from lora_cl.models.columns import Column, Columns, hidden_layers, later_column
@@ -52,6 +52,10 @@ class PNN(Method):
     @property
     def isolated(self) -> bool:
         return True
+
+    @classmethod
+    def sized_by(cls, options: Any) -> Size | None:
+        return Size("column_width", most=16 * 64, step=1 / 64)
 
     def prepare(self) -> None:
         backbone = self.network.backbone

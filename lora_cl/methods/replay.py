@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lora_cl.benchmarks import Task, permutation
 from lora_cl.data import as_bytes, pixels
-from lora_cl.methods.method import Fit, task_cross_entropy
+from lora_cl.methods.method import Fit, Size, task_cross_entropy
 from lora_cl.methods.shared import SharedBackbone, SharedBackboneOptions
 from lora_cl.models import TaskNetwork, trainable_only
 from lora_cl.options import OptionsBase
@@ -38,6 +38,10 @@ class Replay(SharedBackbone):
 
     Options: ClassVar[type[OptionsBase]] = ReplayOptions
     summary: ClassVar[str] = "every batch comes with one of stored samples of earlier tasks"
+
+    @classmethod
+    def sized_by(cls, options: Any) -> Size | None:
+        return Size("per_class" if options.memory == "balanced" else "size", most=2**24)
 
     def freeze_for(self, task: Task) -> None:
         heads = {self.head_name(task_id): self.head(task_id) for task_id in self.learned}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from lora_cl.methods.method import Size
 from lora_cl.methods.shared import LowRankOptions, SharedBackbone, SharedBackboneOptions
 from lora_cl.options import OptionsBase
 
@@ -14,7 +15,14 @@ class SeqLoRA(SharedBackbone):
     Options: ClassVar[type[OptionsBase]] = LowRankOptions
     summary: ClassVar[str] = "one LoRA that all tasks train in turn: what isolation buys"
 
-    def __init__(self, options: Any) -> None:
-        low_rank = {name: getattr(options, name) for name in LowRankOptions.model_fields}
-        adapter = {"name": "lora", **low_rank}
-        super().__init__(SharedBackboneOptions.model_validate({"adapter": adapter}))
+    @classmethod
+    def sized_by(cls, options: Any) -> Size | None:
+        return Size("rank")
+
+    @property
+    def adapter(self) -> Any:
+        """The low-rank options as those of an adapter."""
+        low_rank = {name: getattr(self.options, name) for name in LowRankOptions.model_fields}
+        return SharedBackboneOptions.model_validate(
+            {"adapter": {"name": "lora", **low_rank}}
+        ).adapter

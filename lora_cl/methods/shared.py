@@ -19,7 +19,7 @@ from lora_cl.adapters import (
 )
 from lora_cl.adapters.lora import Init, Scaling
 from lora_cl.benchmarks import Task
-from lora_cl.methods.method import Method
+from lora_cl.methods.method import Method, Size
 from lora_cl.models import trainable_only
 from lora_cl.options import OptionsBase, choice
 
@@ -68,8 +68,17 @@ class SharedBackbone(Method):
 
     Options: ClassVar[type[OptionsBase]] = SharedBackboneOptions
 
+    @classmethod
+    def sized_by(cls, options: Any) -> Size | None:
+        return None if options.adapter is None else Size("adapter.rank")
+
+    @property
+    def adapter(self) -> Any:
+        """The options of the adapter that trains in the backbone's place; None if there is none."""
+        return self.options.adapter
+
     def prepare(self) -> None:
-        adapter = self.options.adapter
+        adapter = self.adapter
         if adapter is None:
             return
         backbone = self.network.backbone
@@ -91,7 +100,7 @@ class SharedBackbone(Method):
 
     def trunk(self) -> list[nn.Module]:
         """What of the backbone trains: all of it, or its adapter."""
-        if self.options.adapter is None:
+        if self.adapter is None:
             return [self.network.backbone]
         layers = adapted_layers(self.network.backbone).values()
         return [layer.adapters[SHARED_ADAPTER] for layer in layers]

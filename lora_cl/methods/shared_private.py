@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from lora_cl.benchmarks import Task
 from lora_cl.errors import ConfigError
-from lora_cl.methods.method import Method, task_cross_entropy
+from lora_cl.methods.method import Method, Size, task_cross_entropy
 from lora_cl.methods.routing import RouterOptions
 from lora_cl.models import TaskNetwork, seeded, trainable_only
 from lora_cl.options import OptionsBase
@@ -81,6 +81,10 @@ class SharedPrivate(Method):
     @property
     def isolated(self) -> bool:
         return bool(self.options.shared_lr == 0.0)
+
+    @classmethod
+    def sized_by(cls, options: Any) -> Size | None:
+        return Size("private_dim")
 
     def prepare(self) -> None:
         reads_text = getattr(self.network.backbone, "reads_text", False)

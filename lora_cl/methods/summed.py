@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from lora_cl.adapters import (
     LoRA,
+    ScaledBranches,
     activate,
     adapter_modules,
     add_adapter,
@@ -20,7 +21,7 @@ from lora_cl.adapters import (
     wrap,
 )
 from lora_cl.benchmarks import Task
-from lora_cl.methods.method import Method
+from lora_cl.methods.method import Method, Size
 from lora_cl.models import trainable_only
 
 PAST, CURRENT = "past", "current"
@@ -41,6 +42,10 @@ class SummedBranches(Method):
     @abstractmethod
     def make_branch(self, task: Task, layer: str, base: nn.Module) -> LoRA:
         """A fresh branch for one layer, with B = 0."""
+
+    @classmethod
+    def sized_by(cls, options: Any) -> Size | None:
+        return Size("rank")
 
     def prepare(self) -> None:
         backbone = self.network.backbone
@@ -94,7 +99,7 @@ class SummedBranches(Method):
         add_adapter(backbone, PAST, lambda layer, base: stacked[layer])
 
 
-def factors(branch: LoRA) -> Factors:
+def factors(branch: LoRA | ScaledBranches) -> Factors:
     return branch.lora_A.weight.detach(), branch.lora_B.weight.detach()
 
 

@@ -77,6 +77,7 @@ class Row:
     content: dict[str, str]
     needs_task_id: bool | None
     isolated: bool | None
+    classifier: str | None
     seeds: tuple[int, ...]
     problems: tuple[Problem, ...]
     missing: tuple[int, ...]
@@ -206,7 +207,8 @@ def _alike(runs: list[Run]) -> list[Run]:
 def _description(run: Run) -> tuple[Any, ...]:
     router = run.routing.router if run.routing else None
     tasks = 0 if run.matrix is None else len(run.matrix)
-    return (run.method, run.scenario, run.benchmark, run.needs_task_id, run.isolated, router, tasks)
+    promises = (run.needs_task_id, run.isolated, run.classifier)
+    return (run.method, run.scenario, run.benchmark, *promises, router, tasks)
 
 
 def _row(label: str, runs: Sequence[Run], seeds: set[int]) -> Row:
@@ -224,6 +226,7 @@ def _row(label: str, runs: Sequence[Run], seeds: set[int]) -> Row:
         content=_common([run.content for run in done or runs]),
         needs_task_id=first.needs_task_id,
         isolated=first.isolated,
+        classifier=first.classifier,
         seeds=tuple(run.seed for run in done),
         problems=tuple(Problem(run.seed, run.status, run.reason) for run in runs if not run.done),
         missing=tuple(sorted(seeds - {run.seed for run in runs})),

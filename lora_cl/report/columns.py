@@ -114,7 +114,7 @@ _ALL = (
     _routed("oracle", "accuracy with the oracle", lambda routing: routing.oracle),
     _routed("router_accuracy", "accuracy of the router", lambda routing: routing.router_accuracy),
     *map(_fact, ("label", "method", "scenario", "benchmark", "needs_task_id", "isolated")),
-    _fact("config_hash"),
+    *map(_fact, ("classifier", "config_hash")),
 )
 COLUMNS = {column.name: column for column in _ALL}
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TEXTS = ("experiment", "label", "method", "scenario", "benchmark")
-FACTS = ("needs_task_id", "isolated", "config_hash", "reason")
+FACTS = ("needs_task_id", "isolated", "classifier", "config_hash", "reason")
 
 
 def to_frame(records: Iterable[Record]) -> pd.DataFrame:

@@ -27,7 +27,7 @@ CHANGES_NO_RESULT = (
     "stream",
     "weights",
 )
-"""Last parts of the keys that say where or how fast a run happens; they are in no hash."""
+"""Parts of the keys that say where or how fast a run happens; they are in no hash."""
 
 
 def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _leaves(key: str, value: Any) -> dict[str, Any]:
 
 def makes_result(options: Options) -> dict[str, Any]:
     """The options that a result depends on."""
-    return {k: v for k, v in options.items() if k.rpartition(".")[2] not in CHANGES_NO_RESULT}
+    return {k: v for k, v in options.items() if not {*k.split(".")} & {*CHANGES_NO_RESULT}}
 
 
 def frozen(options: Options) -> tuple[tuple[str, str], ...]:

@@ -136,6 +136,10 @@ def notes(comparison: Comparison) -> list[str]:
             f"{REFERENCE_MARK} learned all tasks at once: a reference, "
             "does not compete for the best."
         )
+    if any(_classifier(row, rows) for row in rows):
+        lines.append(
+            "(local), (ncm), (ranpac): the classifier; without, one trained on all classes so far."
+        )
     different = [row for row in rows if _differs(row, rows)]
     if different:
         lines.append(
@@ -186,7 +190,17 @@ def _name(row: Row, rows: Sequence[Row]) -> Cell:
         + (REFERENCE_MARK if row.all_at_once else "")
         + (DIFFERS_MARK if _differs(row, rows) else "")
     )
-    return Cell(f"{one_line(row.label)} {marks}" if marks else one_line(row.label))
+    label = one_line(row.label) + _classifier(row, rows)
+    return Cell(f"{label} {marks}" if marks else label)
+
+
+def _classifier(row: Row, rows: Sequence[Row]) -> str:
+    """What answers in a class-incremental row, where it is not the same in all: `` (local)``."""
+    others = {other.classifier for other in rows if other.classifier}
+    if row.scenario != "class" or row.classifier in (None, "joint") or len(others) < 2:
+        return ""
+    told = one_line(row.classifier, limit=40)
+    return "" if told in row.label else f" ({told})"
 
 
 def _differs(row: Row, rows: Sequence[Row]) -> bool:

@@ -44,7 +44,7 @@ def csv_text(
     contents = dict.fromkeys(key for row in rows for key in row.content)
     statistics = [f"{name}_{part}" for name in MEASURES for part in STATISTICS]
     head = [*TEXTS, "config_hash", "n_seeds", "n_failed", "n_unfinished", "n_unreadable"]
-    head += ["n_missing", "needs_task_id", "isolated", *statistics, "router"]
+    head += ["n_missing", "needs_task_id", "isolated", "classifier", *statistics, "router"]
     head += [f"{name}_{part}" for name in ROUTED for part in STATISTICS] + ["problems"]
     head += [f"{CONFIG}{key}" for key in options] + [f"{CONTENT}{key}" for key in contents]
     if columns:
@@ -65,6 +65,7 @@ def _object(row: Row, details: bool, columns: Sequence[Column]) -> dict[str, Any
         "n_seeds": len(row.seeds),
         "needs_task_id": row.needs_task_id,
         "isolated": row.isolated,
+        "classifier": row.classifier,
         "accuracy_matrix_mean": row.accuracy_matrix_mean,
     }
     result |= {name: asdict(row.measures[name]) for name in MEASURES}
@@ -112,6 +113,7 @@ def _cells(row: Row) -> dict[str, Any]:
         "n_missing": len(row.missing),
         "needs_task_id": row.needs_task_id,
         "isolated": row.isolated,
+        "classifier": row.classifier,
     }
     summaries = dict(row.measures)
     if row.routing:

@@ -68,6 +68,7 @@ class Run:
     position: int | None = None
     needs_task_id: bool | None = None
     isolated: bool | None = None
+    classifier: str | None = None
     matrix: metrics.Array | None = None
     values: dict[str, float | None] = field(default_factory=dict)
     routing: Routing | None = None
@@ -106,15 +107,16 @@ def check(record: Record) -> Run:
             raise _MalformedError(f"unknown status {run.status!r}")
         run = _made_of(run, result)
         if run.status in ("unreadable", "unfinished"):
-            return replace(run, reason=_reason(result), config_hash=_hash(result))
+            return replace(run, reason=_reason(result), config_hash=_text(result, "config_hash"))
         version = result.get("schema_version")
         if type(version) is not int or version != SCHEMA_VERSION:
             raise _MalformedError(f"schema_version is {version!r}, not {SCHEMA_VERSION}")
         run = replace(
             run,
-            config_hash=_hash(result),
+            config_hash=_text(result, "config_hash"),
             needs_task_id=_bool(result, "needs_task_id"),
             isolated=_bool(result, "isolated"),
+            classifier=_text(result, "classifier"),
             reason=_reason(result),
         )
         return _with_numbers(run, result) if run.done else run
@@ -236,10 +238,10 @@ def _bool(result: dict[str, Any], name: str) -> bool | None:
     return value
 
 
-def _hash(result: dict[str, Any]) -> str | None:
-    value = result.get("config_hash")
+def _text(result: dict[str, Any], name: str) -> str | None:
+    value = result.get(name)
     if value is not None and not isinstance(value, str):
-        raise _MalformedError(f"config_hash is {value!r}, not a string")
+        raise _MalformedError(f"{name} is {value!r}, not text")
     return value
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lora_cl.benchmarks import BENCHMARKS, Benchmark
+from lora_cl.benchmarks.trial import Trial, without_test
 from lora_cl.config import Config
 from lora_cl.data import DATASETS, Dataset, Source, data_root
 from lora_cl.methods import METHODS, Method
@@ -70,10 +71,10 @@ def make_benchmark(
         data = source.load(root)
         key = next(key for key, one in found.items() if one is source)
         require_same(content, key, data.checksum)
-        return encoded(config.model, data, root)
+        return encoded(config.model, without_test(data) if config.tuning else data, root)
 
     kind = BENCHMARKS[config.benchmark.name]
-    return kind(
+    whole = kind(
         config.benchmark,
         config.scenario,
         seed,
@@ -83,6 +84,7 @@ def make_benchmark(
         config.stream,
         config.validation,
     )
+    return whole if config.tuning is None else Trial(whole, config.tuning.tasks)
 
 
 def make_method(

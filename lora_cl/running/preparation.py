@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from lora_cl.adapters import left_out
 from lora_cl.benchmarks import BENCHMARKS, Benchmark
+from lora_cl.benchmarks.trial import Trial
 from lora_cl.config import Config, Experiment, RunConfig
 from lora_cl.config.train import TrainOptions, merged
 from lora_cl.data import Dataset, Source, data_root, pixels
@@ -21,9 +23,11 @@ from lora_cl.data.source import named, numbered
 from lora_cl.data.weights import Weights
 from lora_cl.errors import ConfigError, DataError, LoraClError
 from lora_cl.methods import METHODS, MemoryBank, Method
+from lora_cl.methods.classifier import check_classifier
 from lora_cl.methods.routing import check_router
 from lora_cl.models import BACKBONES, build_network, encoded
 from lora_cl.running.base import load_weights, weights_checksum
+from lora_cl.running.budget import with_budget
 from lora_cl.running.machine import code_version
 from lora_cl.running.making import code_of_others, sources
 from lora_cl.running.targeting import auto_targets, candidates, with_targets
@@ -36,8 +40,20 @@ def prepare(
 ) -> list[RunConfig]:
     """The runs of an experiment, all checked; its data sets are fetched where they are missing.
 
+    Those of one seed stand together, and what several points of a sweep ask for is there once.
     Raises ConfigError (with file, line and key) or DataError; then nothing was started.
     """
+    found: dict[Path, RunConfig] = {}
+    for point in experiment.points:
+        for run in _prepared(point, data_dir, say, device):
+            found.setdefault(run.folder, run)
+    seeds = experiment.config.seeds
+    return sorted(found.values(), key=lambda run: (seeds.index(run.seed), run.position))
+
+
+def _prepared(
+    experiment: Experiment, data_dir: Path | None, say: Say, device: str
+) -> list[RunConfig]:
     root = data_root(data_dir)
     content = {"code": code_version(), "torch": torch.__version__}
     content["device"] = torch.device(device).type
@@ -50,7 +66,7 @@ def prepare(
         if weights := _weights(experiment.config):
             weights.fetch(root, say)
             content["model.weights"] = weights.checksum(root)
-    check(experiment, data_dir)
+    experiment, _ = _checked(experiment, data_dir)
     if experiment.config.base.weights is not None:
         content["base.weights"] = weights_checksum(Path(experiment.config.base.weights))
     return experiment.runs(content)
@@ -63,6 +79,12 @@ def check(experiment: Experiment, data_dir: Path | None) -> list[str]:
     as a data set that is not here yet, is returned in words, and so are the layers that adapters
     leave out. Raises ConfigError or DataError, with file, line and key.
     """
+    notes = [note for one in experiment.points for note in _checked(one, data_dir)[1]]
+    return list(dict.fromkeys(notes))
+
+
+def _checked(experiment: Experiment, data_dir: Path | None) -> tuple[Experiment, list[str]]:
+    """The experiment with every method as large as its budget allows, and the notes."""
     config = experiment.config
     root = data_root(data_dir)
     outlines: dict[str, Dataset] = {}
@@ -75,15 +97,16 @@ def check(experiment: Experiment, data_dir: Path | None) -> list[str]:
     with _blaming(experiment, "model"):
         weights = _weights(config)
     if weights is not None and weights.where(root) is None:
-        return [*unseen, "the model's weights are not here yet: checked without them"]
+        return experiment, [*unseen, "the model's weights are not here yet: checked without them"]
     for key, data in outlines.items():
         with _blaming(experiment, key):
             outlines[key] = encoded(config.model, data, root)
     try:
         benchmark = _outlined(config, found, outlines)
         benchmark.check_samples()
-        _check_validation(config, benchmark)
         _check_model(config, benchmark.input_shape, root)
+        if not unseen:
+            config = with_budget(config, benchmark, root)
         for label in config.methods:
             note = _check_method(config, label, benchmark, root)
             unseen += [note] if note and note not in unseen else []
@@ -92,7 +115,7 @@ def check(experiment: Experiment, data_dir: Path | None) -> list[str]:
             _check_pretraining(config, benchmark.input_shape, data, root)
     except ConfigError as error:
         raise experiment.error(str(error), error.key) from None
-    return unseen
+    return replace(experiment, config=config), unseen
 
 
 def _weights(config: Config) -> Weights | None:
@@ -121,7 +144,7 @@ def _outlined(
         return next(outlines[key] for key, one in own.items() if one is source)
 
     cpu, seed = torch.device("cpu"), config.seeds[0]
-    return kind(
+    whole = kind(
         config.benchmark,
         config.scenario,
         seed,
@@ -131,6 +154,8 @@ def _outlined(
         config.stream,
         config.validation,
     )
+    _check_validation(config, whole)
+    return whole if config.tuning is None else Trial(whole, config.tuning.tasks)
 
 
 def _check_validation(config: Config, benchmark: Benchmark) -> None:
@@ -157,6 +182,7 @@ def _check_method(config: Config, label: str, benchmark: Benchmark, root: Path) 
         if auto := auto_targets(options):  # Which layers they are, the data will say.
             options = with_targets(options, candidates(network, auto))
         method = METHODS[options.method](options)
+        check_classifier(options, options.method, method.private_heads, config.scenario)
         _check_parts(method, merged(config.train, options.train))
         method.check(benchmark)
         with _fitting_into_memory(f"methods.{label}"):

@@ -84,8 +84,7 @@ class Session:
         """What the task needs and no later one touches, the method seals at the end."""
         with self.clock.timed("train_seconds"):
             self.method.learn(task, self.fit)
-            if self.method.router == "prototype":
-                self.method.add_prototypes(task)
+            self.method.finish(task)
         ledger = self.state.ledger
         if self.method.answers(task.id):
             ledger.trained_parameters.append(self.state.place.trained)

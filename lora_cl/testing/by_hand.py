@@ -54,4 +54,5 @@ def learned_by_hand(text: str) -> Method:
         task = method.benchmark.task(task_id)
         method.begin(task)
         method.learn(task, fit)
+        method.finish(task)
     return method

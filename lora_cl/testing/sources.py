@@ -37,7 +37,7 @@ class SourceContract:
         dataset = ", ".join(filter(None, (f"name: '{self.name}'", self.options)))
         return (
             f"name: contract\nbenchmark: {{name: split, tasks: 1, dataset: {{{dataset}}}}}\n"
-            f"model: {self.model}\nmethods: {{frozen: {{head: ncm}}}}\n"
+            f"model: {self.model}\nmethods: {{frozen: {{classifier: ncm}}}}\n"
         )
 
     def source(self) -> Source:

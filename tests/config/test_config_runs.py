@@ -50,6 +50,9 @@ CHANGES = [
     "train={optimizer: sgd, momentum: 0.5}",
     "methods={lora: {rank: 4}}",
     "methods={dora: {rank: 2}}",
+    "methods.lora.classifier=local",
+    "budget={stored_bytes: 100000}",
+    "methods.lora.tuned={keys: [rank], trials: 2, trace: 'sha256:0'}",
     "seeds=[1]",
     "threads=2",
     "cache=false",
@@ -65,10 +68,11 @@ def runs(text: str = GOOD, *overrides: str, source: str = "c.yaml") -> list[RunC
 def test_every_key_that_decides_the_result_is_in_the_hash() -> None:
     hashes = {change: runs(GOOD, change)[0].run_hash for change in CHANGES}
     hashes["nothing"] = runs()[0].run_hash
-    # It needs the one before it.
+    # They need the one before it.
     hashes["learning_curve"] = runs(GOOD, "validation=0.1", "learning_curve=3")[0].run_hash
-    assert len(set(hashes.values())) == len(CHANGES) + 2 == 32
-    changed = {"learning_curve"} | {
+    hashes["tuning"] = runs(GOOD, "validation=0.1", "tuning={tasks: 2}")[0].run_hash
+    assert len(set(hashes.values())) == len(CHANGES) + 3 == 35
+    changed = {"learning_curve", "tuning"} | {
         change.partition("=")[0].partition(".")[0] for change in CHANGES
     }
     assert changed | unhashed(Config) | {"name"} == set(Config.model_fields)

@@ -18,6 +18,8 @@ OPTIONS = {
     "merged": "rank: 3, density: 1.0",
     "adalora": "rank: 4, target_rank: 2",
     "replay": "per_class: 10",
+    "derpp": "size: 40",
+    "sd_lora": "rank: 3",
     "shared_private": "private_dim: 8",
     "ewc": "strength: 100.0",
     "si": "c: 0.5",

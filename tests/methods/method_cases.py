@@ -116,6 +116,7 @@ def learn_with(method: Method, tasks: Sequence[int | Task], fit: Fit) -> None:
         task = method.benchmark.task(task) if isinstance(task, int) else task
         method.begin(task)
         method.learn(task, fit)
+        method.finish(task)
 
 
 def seen(method: Method, task_id: int) -> str:

@@ -18,7 +18,7 @@ import lora_cl
 from lora_cl.methods.frozen import Frozen
 from lora_cl.methods.means import NearestMean
 
-NCM = "{method: frozen, head: ncm}"
+NCM = "{method: frozen, classifier: ncm}"
 
 ABSENT = """
 name: m
@@ -27,7 +27,7 @@ scenario: class
 model: {{name: mlp, hidden: [32]}}
 train: {{epochs: 20, batch_size: 10, lr: 0.01}}
 methods:
-  ncm: {{method: frozen, head: ncm}}
+  ncm: {{method: frozen, classifier: ncm}}
   ind: {{method: independent, router: prototype}}
 """
 
@@ -39,7 +39,8 @@ def frozen(method: str = NCM, scenario: str = "task") -> Frozen:
 
 
 def head_of(method: Frozen, task_id: int) -> NearestMean:
-    head = method.head(task_id)
+    answers = method.network.get_submodule("answers")
+    head = answers.get_submodule(method.head_name(task_id))
     assert isinstance(head, NearestMean)
     return head
 

@@ -22,7 +22,7 @@ from lora_cl.adapters import AdaptedLayer, wrap
 from lora_cl.benchmarks import Task
 from lora_cl.benchmarks.benchmark import Samples
 from lora_cl.config import Experiment
-from lora_cl.errors import ConfigError, MethodError
+from lora_cl.errors import MethodError
 from lora_cl.methods.inflora import InfLoRA
 from lora_cl.methods.input_space import (
     InputSpace,
@@ -301,22 +301,18 @@ def test_a_class_incremental_run_has_one_classifier_like_others() -> None:
     method = inflora(INFLORA, "class")
     learn(method, [0, 1])
     assert list(method.network.heads) == ["shared"]
-    assert method.details()["classifier"] == "all-seen"
+    assert method.classifier == "joint"
     with method.view(0) as network:
         logits = network(torch.randn(2, 32))
         assert logits.shape == (2, 4)
         y = torch.tensor([0, 3])
         among_all = functional.cross_entropy(logits, y)
         torch.testing.assert_close(task_cross_entropy(network, logits, y), among_all)
-    other = inflora(INFLORA, "domain")
-    learn(other, [0])
-    assert "classifier" not in other.details()
 
 
 def test_a_classifier_per_task_where_asked_for() -> None:
-    method = inflora("inflora: {rank: 2, classifier: current-task}", "class")
+    method = inflora("inflora: {rank: 2, classifier: local}", "class")
     learn(method, [0, 1])
-    assert method.details()["classifier"] == "current-task"
     first = [p.detach().clone() for p in method.head(0).parameters()]
     learn(method, [2])
     assert all(torch.equal(a, b) for a, b in zip(first, method.head(0).parameters(), strict=True))
@@ -330,14 +326,6 @@ def test_a_classifier_per_task_where_asked_for() -> None:
         y = torch.tensor([2, 3, 3, 2, 2])
         among_its_own = functional.cross_entropy(logits[:, 2:4], y - 2)
         torch.testing.assert_close(method.loss(network, x, y), among_its_own)
-
-
-@pytest.mark.parametrize("scenario", ["task", "domain"])
-def test_a_classifier_per_task_means_something_in_class_incremental_runs_only(
-    scenario: str,
-) -> None:
-    with pytest.raises(ConfigError, match="classifier current-task is for class-incremental runs"):
-        method_on("inflora: {classifier: current-task}", scenario)
 
 
 def test_a_grouped_convolution_is_refused() -> None:

@@ -32,6 +32,8 @@ TOTALS = {
     "ewc: {}": NOTHING_BUT_HEADS,
     "si: {}": NOTHING_BUT_HEADS,
     "lwf: {}": NOTHING_BUT_HEADS,
+    "derpp: {size: 5}": NOTHING_BUT_HEADS,
+    "sd_lora: {rank: 2}": NOTHING_BUT_HEADS,
     "replay: {per_class: 5}": NOTHING_BUT_HEADS,
     # Owners are masks: bytes, no parameters.
     "packnet: {}": NOTHING_BUT_HEADS,

@@ -43,6 +43,7 @@ def result(
         "n_tasks": len(matrix),
         "needs_task_id": False,
         "isolated": False,
+        "classifier": "local",
         "accuracy_matrix": matrix,
         "untrained_accuracy": None,
         "cost": cost,

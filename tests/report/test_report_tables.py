@@ -18,7 +18,7 @@ from lora_cl.text import count, duration, one_line, percent, seconds_of, size
 BETTER = [[0.9, None], [0.5, 0.8]]
 FIELDS = {
     "experiment", "label", "method", "scenario", "benchmark", "n_seeds", "needs_task_id",
-    "isolated", "accuracy_matrix_mean",
+    "isolated", "classifier", "accuracy_matrix_mean",
 }  # fmt: skip
 SUMMARISED = {
     "average_accuracy", "average_incremental_accuracy", "learning_accuracy", "forgetting",

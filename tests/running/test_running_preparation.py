@@ -23,7 +23,7 @@ BASE = """name: t
 benchmark: {benchmark}
 scenario: task
 model: {{hidden: [8]}}
-methods: {{full: , ncm: {{method: frozen, head: ncm}}}}
+methods: {{full: , ncm: {{method: frozen, classifier: ncm}}}}
 """
 
 

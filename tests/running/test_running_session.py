@@ -32,7 +32,7 @@ from lora_cl.testing.runs import one_run, outcome
         ),
         ("full: {adapter: lora}", "class", []),
         ("ewc: {adapter: dora}", "domain", []),
-        ("frozen: {head: ncm}", "domain", []),
+        ("frozen: {classifier: ncm}", "domain", []),
         ("lora: {router: entropy}", "class", []),
         ("lora: {router: prototype}", "domain", []),
         ("lora: {targets: last-1}", "task", []),

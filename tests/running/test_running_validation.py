@@ -113,7 +113,7 @@ def held_rows(*overrides: str) -> torch.Tensor:
     ("method", "scenario", "overrides"),
     [
         *((f"{method}: {{}}", "class", ()) for method in METHODS),
-        ("frozen: {head: ncm}", "task", ()),
+        ("frozen: {classifier: ncm}", "task", ()),
         ("replay: {memory: reservoir}", "domain", ()),
         ("lora: {router: prototype}", "class", ()),
         ("full: {}", "task", CNN),
