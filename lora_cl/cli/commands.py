@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +22,8 @@ from lora_cl.cli.answering import (
     tell,
 )
 from lora_cl.cli.data import DataDir, cache_app, data_app, one_of, others
-from lora_cl.errors import ConfigError, ResultsError
+from lora_cl.cli.places import Folders, deliver, places, terminal
+from lora_cl.cli.showing import report
 from lora_cl.records.folders import DEFAULT_RESULTS
 
 if TYPE_CHECKING:
@@ -44,15 +42,12 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
+app.command()(report)
 
 Configs = Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="YAML config files.")]
 Overrides = Annotated[
     list[str],
     typer.Option("-o", "--override", metavar="KEY=VALUE", help="Set a key, as train.lr=0.01."),
-]
-Folders = Annotated[
-    list[Path] | None,
-    typer.Argument(metavar="[DIR]...", help="Results directories or run folders."),
 ]
 
 
@@ -173,10 +168,10 @@ def compare(
 
         one_of("--format", format, list(FORMATS))
         selection = Selection(methods, where, sort, columns)
-        found = comparisons(_places(folders), selection, say)
+        found = comparisons(places(folders), selection, say)
         chosen = selection.chosen_columns(found)
-        width, color = _terminal() if output is None else (None, False)
-        _deliver(render(found, format, details, width, color, chosen), output)
+        width, color = terminal() if output is None else (None, False)
+        deliver(render(found, format, details, width, color, chosen), output)
     if not measured(found):
         raise typer.Exit(RUN_FAILED)
 
@@ -190,7 +185,7 @@ def diff(
     with answering():
         from lora_cl.report import differences
 
-        found = differences(*_places([run_a, run_b]))
+        found = differences(*places([run_a, run_b]))
         tell("\n".join(found) if found else "no difference")
     if found:
         raise typer.Exit(RUN_FAILED)
@@ -205,7 +200,7 @@ def fsck(
         from lora_cl.config.syntax import to_yaml
         from lora_cl.records.integrity import fsck
 
-        whole = fsck(_places(folders), to_yaml, tell)
+        whole = fsck(places(folders), to_yaml, tell)
     if not whole:
         raise typer.Exit(RUN_FAILED)
 
@@ -339,41 +334,10 @@ def _tell_averages(records: Sequence[Record], results: Path) -> None:
     if not measured(found):
         return
     columns = [COLUMNS[name] for name in ("n_seeds", "average_accuracy", "forgetting")]
-    width, color = _terminal()
+    width, color = terminal()
     mention(render(found, width=width, color=color, columns=columns).rstrip())
     folders = dict.fromkeys(str(results / record.experiment) for record in records)
     say(f"next: lora-cl compare {shlex.join(folders)}")
-
-
-def _places(given: Sequence[Path] | None) -> list[Path]:
-    """The folders that were named, ``~`` replaced, or the one of all results."""
-    from lora_cl.options import user_path
-
-    try:
-        return [user_path(folder) for folder in given or [DEFAULT_RESULTS]]
-    except ValueError as error:
-        raise ConfigError(f"DIR: {error}") from None
-
-
-def _terminal() -> tuple[int | None, bool]:
-    """How wide the terminal is and whether it shows color; None and False where there is none."""
-    if sys.stdout is None or not sys.stdout.isatty():
-        return None, False
-    color = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-    return shutil.get_terminal_size().columns, color
-
-
-def _deliver(text: str, output: Path | None) -> None:
-    if output is None:
-        tell(text)
-        return
-    from lora_cl.records.output import write_output
-
-    try:
-        write_output(output, f"{text.rstrip()}\n".encode())
-    except OSError as error:
-        raise ResultsError(f"{output}: cannot be written: {error.strerror}") from None
-    say(f"written to {output}")
 
 
 def main() -> None:

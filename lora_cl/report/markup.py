@@ -41,13 +41,13 @@ LATEX = {
 
 def markdown(title: str, blocks: Sequence[Block], notes: Sequence[str]) -> str:
     """A heading, one pipe table a block, the notes as a list; the best in bold."""
-    parts = [f"### {_markdown(title)}"]
+    parts = [f"### {markdown_text(title)}"]
     for block in blocks:
         ruler = ["---"] + ["---:"] * (len(block.headers) - 1)
-        lines = [[_markdown(header) for header in block.headers], ruler]
+        lines = [[markdown_text(header) for header in block.headers], ruler]
         lines += [[_markdown_cell(cell) for cell in row] for row in block.rows]
         parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
-    parts.append("\n".join(f"- {_markdown(note)}" for note in notes))
+    parts.append("\n".join(f"- {markdown_text(note)}" for note in notes))
     return "\n\n".join(parts) + "\n"
 
 
@@ -66,7 +66,7 @@ def latex(title: str, blocks: Sequence[Block], notes: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*\[\]|~#])", r"\\\1", text)
     # Inside a word an underscore is only an underscore.
@@ -74,7 +74,7 @@ def _markdown(text: str) -> str:
 
 
 def _markdown_cell(cell: Cell) -> str:
-    return f"**{_markdown(cell.text)}**" if cell.best else _markdown(cell.text)
+    return f"**{markdown_text(cell.text)}**" if cell.best else markdown_text(cell.text)
 
 
 def _latex(text: str) -> str:

@@ -48,7 +48,8 @@ class Run:
 
     ``matrix`` (T, T) holds fractions, NaN where not measured; ``values`` the measures and costs.
     Both are there for a run that is done, and for no other. ``options`` are the config by dotted
-    key, ``content`` what else makes the result, ``position`` the label's place in the config.
+    key, ``content`` what else makes the result, ``position`` the label's place in the config;
+    ``details`` and ``provenance`` are as on record.
     """
 
     folder: Path
@@ -70,6 +71,7 @@ class Run:
     values: dict[str, float | None] = field(default_factory=dict)
     routing: Routing | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:
@@ -114,6 +116,7 @@ def check(record: Record) -> Run:
             needs_task_id=_bool(result, "needs_task_id"),
             isolated=_bool(result, "isolated"),
             reason=_reason(result),
+            provenance=_mapping(result, "provenance"),
         )
         return _with_numbers(run, result) if run.done else run
     except (ValueError, OverflowError, RecursionError) as error:
