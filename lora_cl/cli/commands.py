@@ -23,7 +23,7 @@ from lora_cl.cli.answering import (
 )
 from lora_cl.cli.data import DataDir, cache_app, data_app, one_of, others
 from lora_cl.cli.places import Folders, deliver, places, terminal
-from lora_cl.cli.showing import report
+from lora_cl.cli.showing import report, show, status
 from lora_cl.records.folders import DEFAULT_RESULTS
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
-app.command()(report)
+for command in (show, report, status):
+    app.command()(command)
 
 Configs = Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="YAML config files.")]
 Overrides = Annotated[

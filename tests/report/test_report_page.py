@@ -19,9 +19,9 @@ from lora_cl.errors import ConfigError
 from lora_cl.report import COLUMNS, aggregate, comparisons
 from lora_cl.report.aggregate import MEASURES
 from lora_cl.report.explained import MEANINGS
-from lora_cl.report.figures.parts import short_label
 from lora_cl.report.page import report_html
 from lora_cl.report.page.sections import section
+from lora_cl.text import short_label
 
 NOT_CLOSED = {"meta", "img", "br", "link"}
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from lora_cl.report.aggregate import Row
 from lora_cl.report.figures.drawing import FAINT, PAGE, SERIES, new_figure
-from lora_cl.report.figures.parts import label_points, legend, log_axis, percent_axis, short_label
+from lora_cl.report.figures.parts import label_points, legend, log_axis, percent_axis
 from lora_cl.report.series import pareto
 from lora_cl.report.sweeps import Sweep
-from lora_cl.text import count, size
+from lora_cl.text import count, short_label, size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,13 +17,13 @@ from lora_cl.report.figures.parts import (
     percent_axis,
     room_for,
     row_names,
-    short_label,
     task_axis,
 )
 from lora_cl.report.layout import competitors
 from lora_cl.report.series import band, forgetting_per_task, matrices, seen_accuracy
 from lora_cl.report.statistics import Summary
 from lora_cl.report.sweeps import sweeps
+from lora_cl.text import short_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,27 +11,17 @@ import numpy as np
 from lora_cl.records.metrics import Array
 from lora_cl.report.aggregate import Row
 from lora_cl.report.figures.drawing import INK, PAGE
-from lora_cl.text import one_line
+from lora_cl.text import short_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.transforms import Bbox
 
-LONGEST_LABEL = 26
 LABEL_SIZE, MOST_LABELS = 6.5, 25
 """Of labels beside points: points, and how many are tried."""
 MOST_NUMBERED = 10
 """Columns whose cells have room for a number."""
-
-
-def short_label(label: str, limit: int = LONGEST_LABEL) -> str:
-    """The label with its middle left out where it is long: both ends tell it from others."""
-    text = one_line(label)
-    if len(text) <= limit:
-        return text
-    end = (limit - 1) // 2
-    return f"{text[: limit - 1 - end]}…{text[-end:]}"
 
 
 def room_for(rows: Sequence[Row]) -> float:
@@ -93,7 +83,7 @@ def _round_numbers(low: float, high: float) -> list[float]:
     """Some of 1, 2, 5, 10, 20, ... around ``low`` to ``high``, at most seven."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     decades = [10.0**k for k in range(first, last + 1)]
-    if len(decades) > 4:
+    if len(decades) > 3:
         return decades[:: -(-len(decades) // 7)]
     every = [digit * decade for decade in decades for digit in (1, 2, 5)]
     near = [number for number in every if low / 1.6 <= number <= high * 1.6]
