@@ -29,6 +29,7 @@ COSTS = (
 )
 TRAIN = "train."
 TASK_ID_MARK, REFERENCE_MARK, DIFFERS_MARK = "†", "‡", "§"
+READING = "Accuracies in %: mean ± sample standard deviation over n seeds."
 MOST_SEEDS, MOST_DETAILS = 5, 2000
 
 
@@ -134,7 +135,7 @@ def notes(comparison: Comparison) -> list[str]:
 def explanations(comparison: Comparison) -> list[str]:
     """How to read the table: its marks, what is not alike, and plain words."""
     rows = comparison.rows
-    lines = ["Accuracies in %: mean ± sample standard deviation over n seeds."]
+    lines = [READING]
     if any(row.given_task_id for row in rows):
         lines.append(
             f"{TASK_ID_MARK} is told the task id, which this scenario withholds; "

@@ -52,14 +52,22 @@ def markdown(title: str, blocks: Sequence[Block], notes: Sequence[str]) -> str:
 
 
 def latex(title: str, blocks: Sequence[Block], notes: Sequence[str]) -> str:
-    """A table environment for the booktabs package, the notes below it; the best in bold."""
-    lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering\small"]
+    """A table environment for the packages booktabs and graphicx, the notes below it.
+
+    The best is in bold. What is wider than the column is made smaller, to fit it. The label is
+    ``tab:`` and the letters and digits of the title.
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    lines = [r"% needs \usepackage{booktabs,graphicx}", r"\begin{table}", r"\centering\small"]
     lines += [r"\setlength{\tabcolsep}{3pt}", rf"\caption{{{_latex(title)}}}"]
+    lines += [rf"\label{{tab:{name}}}"]
     for block in blocks:
-        lines += [rf"\begin{{tabular}}{{l{'r' * (len(block.headers) - 1)}}}", r"\toprule"]
-        lines += [" & ".join(map(_latex_header, block.headers)) + r" \\", r"\midrule"]
-        lines += [" & ".join(map(_latex_cell, row)) + r" \\" for row in block.rows]
-        lines += [r"\bottomrule", r"\end{tabular}", r"\par\medskip"]
+        lines += [r"\sbox0{%", rf"\begin{{tabular}}{{l{'r' * (len(block.headers) - 1)}}}"]
+        lines += [r"\toprule", " & ".join(map(_latex_header, block.headers)) + r" \\"]
+        lines += [r"\midrule", *(" & ".join(map(_latex_cell, row)) + r" \\" for row in block.rows)]
+        lines += [r"\bottomrule", r"\end{tabular}}%"]
+        lines += [r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi"]
+        lines += [r"\par\medskip"]
     lines.append(r"\begin{minipage}{\linewidth}\footnotesize")
     lines += [_latex(note) + r"\par" for note in notes]
     lines += [r"\end{minipage}", r"\end{table}"]
