@@ -24,6 +24,7 @@ from lora_cl.cli.answering import (
 from lora_cl.cli.data import DataDir, cache_app, data_app, one_of, others
 from lora_cl.cli.places import Folders, deliver, places, terminal
 from lora_cl.cli.showing import report, show, status
+from lora_cl.errors import ConfigError
 from lora_cl.records.folders import DEFAULT_RESULTS
 
 if TYPE_CHECKING:
