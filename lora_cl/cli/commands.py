@@ -24,6 +24,7 @@ from lora_cl.cli.answering import (
 from lora_cl.cli.data import DataDir, cache_app, data_app, one_of, others
 from lora_cl.cli.places import Folders, deliver, places, terminal
 from lora_cl.cli.showing import report, show, status
+from lora_cl.cli.tracking import log_to
 from lora_cl.errors import ConfigError
 from lora_cl.records.folders import DEFAULT_RESULTS
 
@@ -43,7 +44,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
-for command in (show, report, status):
+for command in (show, report, status, log_to):
     app.command()(command)
 
 Configs = Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="YAML config files.")]
