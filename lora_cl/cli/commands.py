@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +21,8 @@ from lora_cl.cli.answering import (
     say,
     tell,
 )
-from lora_cl.cli.data import DataDir, cache_app, data_app, one_of, others
+from lora_cl.cli.data import DataDir, cache_app, data_app, one_of
+from lora_cl.cli.listing import list_
 from lora_cl.cli.places import Folders, deliver, places, terminal
 from lora_cl.cli.showing import report, show, status
 from lora_cl.cli.tracking import log_to
@@ -29,7 +30,6 @@ from lora_cl.errors import ConfigError
 from lora_cl.records.folders import DEFAULT_RESULTS
 
 if TYPE_CHECKING:
-    from lora_cl.plugins import Parts
     from lora_cl.records.folders import Record
     from lora_cl.running.planning import Planned
 
@@ -46,6 +46,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 for command in (show, report, status, log_to):
     app.command()(command)
+app.command("list")(list_)
 
 Configs = Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="YAML config files.")]
 Overrides = Annotated[
@@ -233,68 +234,6 @@ def schema() -> None:
         from lora_cl.config import config_schema
 
         tell(json.dumps(config_schema(), indent=2))
-
-
-@app.command("list")
-def list_(
-    what: Annotated[str, typer.Argument(help="methods, benchmarks, datasets, models or configs.")],
-) -> None:
-    """List what a config can name."""
-    with answering():
-        one_of("list", what, list(_LISTS))
-        entries = _LISTS[what]()
-        width = max(map(len, entries), default=0)
-        for name, summary in entries.items():
-            tell(f"{name:<{width}}  {summary}".rstrip())
-
-
-def _methods() -> dict[str, str]:
-    from lora_cl.methods import METHODS
-
-    return _summaries(METHODS)
-
-
-def _benchmarks() -> dict[str, str]:
-    from lora_cl.benchmarks import BENCHMARKS
-
-    return _summaries(BENCHMARKS)
-
-
-def _datasets() -> dict[str, str]:
-    from lora_cl.data import DATASETS
-
-    return _summaries(DATASETS)
-
-
-def _models() -> dict[str, str]:
-    from lora_cl.models import BACKBONES
-
-    return _summaries(BACKBONES)
-
-
-def _summaries(parts: Parts[Any]) -> dict[str, str]:
-    """A line for each part."""
-    found = {name: str(part.summary) for name, part in parts.items()}
-    for name, part in others(parts).items():
-        package = part.__module__.partition(".")[0]
-        found[name] = f"{getattr(part, 'summary', '')} (from {package})".strip()
-    return found
-
-
-def _shipped_configs() -> dict[str, str]:
-    here = Path(__file__).parents[1]
-    folder = here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
-    files = sorted(folder.glob("*.yaml"))
-    return {str(file): file.read_text("utf-8").splitlines()[0].lstrip("# ") for file in files}
-
-
-_LISTS: dict[str, Callable[[], dict[str, str]]] = {
-    "methods": _methods,
-    "benchmarks": _benchmarks,
-    "datasets": _datasets,
-    "models": _models,
-    "configs": _shipped_configs,
-}
 
 
 def _seconds(option: str, text: str | None) -> float | None:
