@@ -15,6 +15,7 @@ class FrozenOptions(OptionsBase):
     """`head`: a trained linear layer, or `ncm`, the nearest class mean in base features."""
 
     head: Literal["linear", "ncm"] = "linear"
+    """`linear`, a trained layer; `ncm`, nearest class means, which train nothing."""
 
 
 class Frozen(Method):

@@ -21,6 +21,7 @@ class PNNOptions(RouterOptions):
     """`column_width`: the width of every column after the first, as a factor on the first."""
 
     column_width: Annotated[float, Field(gt=0.0, le=16.0)] = 1.0
+    """The width of every column after the first, as a factor on the first."""
 
 
 class PNN(Method):
