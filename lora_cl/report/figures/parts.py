@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.transforms import Bbox
 
+MOST_TICKS = 5
 LABEL_SIZE, MOST_LABELS = 6.5, 25
 """Of labels beside points: points, and how many are tried."""
 MOST_NUMBERED = 10
@@ -75,18 +77,20 @@ def log_axis(axes: Axes, name: str, values: Array, form: Callable[[float], str])
         scale("symlog", linthresh=low, linscale=0.5)
     else:
         scale("log")
-    axis.set_ticks(ticks, [form(tick) for tick in ticks])
+    axis.set_ticks(ticks, [re.sub(r"\.0+(?!\d)", "", form(tick)) for tick in ticks])
     axis.set_ticks([], minor=True)
 
 
 def _round_numbers(low: float, high: float) -> list[float]:
-    """Some of 1, 2, 5, 10, 20, ... around ``low`` to ``high``, at most seven."""
+    """Some of 1, 2, 5, 10, 20, ... around ``low`` to ``high``, a handful."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     decades = [10.0**k for k in range(first, last + 1)]
     if len(decades) > 3:
         return decades[:: -(-len(decades) // 7)]
     every = [digit * decade for decade in decades for digit in (1, 2, 5)]
     near = [number for number in every if low / 1.6 <= number <= high * 1.6]
+    if len(near) > MOST_TICKS:
+        near = near[::2]
     return near if len(near) > 1 else [low, high] if low < high else [low]
 
 
