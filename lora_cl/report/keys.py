@@ -18,8 +18,8 @@ FACTS = ("experiment", "label", "method", "scenario", "benchmark", "seed", "stat
 CONFIG, CONTENT = "config.", "content."
 """Before the names of what makes a result: options, and code, data and versions."""
 
-CHANGES_NO_RESULT = ("checkpoint_seconds", "compile", "stream", "path", "weights")
-"""Last parts of the keys that say where or how fast a run happens; they are in no hash."""
+CHANGES_NO_RESULT = ("checkpoint_seconds", "compile", "stream", "resources", "path", "weights")
+"""Parts of the keys that say where or how fast a run happens; they are in no hash."""
 
 
 def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def _leaves(key: str, value: Any) -> dict[str, Any]:
 
 def makes_result(options: Options) -> dict[str, Any]:
     """The options that a result depends on."""
-    return {k: v for k, v in options.items() if k.rpartition(".")[2] not in CHANGES_NO_RESULT}
+    return {k: v for k, v in options.items() if not {*k.split(".")} & {*CHANGES_NO_RESULT}}
 
 
 def frozen(options: Options) -> tuple[tuple[str, str], ...]:

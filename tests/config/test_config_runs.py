@@ -97,7 +97,7 @@ def test_what_changes_no_result_is_not(tmp_path: Path) -> None:
     )
     (short,) = runs(reordered.replace(", {rank", ", rank"))
     assert short.folder == plain.folder
-    assert unhashed(Config) == {"checkpoint_seconds", "compile", "stream"}
+    assert unhashed(Config) == {"checkpoint_seconds", "compile", "resources", "stream"}
 
 
 def unhashed(options: type[OptionsBase]) -> set[str]:
