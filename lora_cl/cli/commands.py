@@ -23,7 +23,7 @@ from lora_cl.cli.answering import (
 )
 from lora_cl.cli.data import DataDir, cache_app, data_app, one_of
 from lora_cl.cli.listing import list_
-from lora_cl.cli.places import Folders, deliver, places, terminal
+from lora_cl.cli.places import Folders, config_file, deliver, places, terminal
 from lora_cl.cli.showing import report, show, status
 from lora_cl.cli.tracking import log_to
 from lora_cl.errors import ConfigError
@@ -48,7 +48,9 @@ for command in (show, report, status, log_to):
     app.command()(command)
 app.command("list")(list_)
 
-Configs = Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="YAML config files.")]
+Configs = Annotated[
+    list[Path], typer.Argument(metavar="CONFIG...", help="YAML files, or names of `list configs`.")
+]
 Overrides = Annotated[
     list[str],
     typer.Option("-o", "--override", metavar="KEY=VALUE", help="Set a key, as train.lr=0.01."),
@@ -118,7 +120,7 @@ def run(
             from lora_cl import api
 
         asked: dict[str, Any] = {
-            "experiments": [api.load_config(path, override) for path in configs],
+            "experiments": [api.load_config(config_file(path), override) for path in configs],
             "results": results,
             "device": device,
             "data_dir": data_dir,
@@ -217,7 +219,7 @@ def validate(configs: Configs, override: Overrides = [], data_dir: DataDir = Non
         from lora_cl.running.preparation import check
 
         for path in configs:
-            experiment = load_config(path, override)
+            experiment = load_config(config_file(path), override)
             unseen = check(experiment, data_dir)
             config = experiment.config
             runs = len(config.methods) * len(config.seeds)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lora_cl.cli.answering import answering, tell
 from lora_cl.cli.data import one_of, others
+from lora_cl.cli.places import shipped_configs
 from lora_cl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def list_(
         if name is not None:
             tell("\n".join(_described(what, name)))
             return
-        entries = _shipped_configs() if what == CONFIGS else _summaries(_parts(what))
+        entries = _first_lines() if what == CONFIGS else _summaries(_parts(what))
         width = max(map(len, entries), default=0)
         for entry, summary in entries.items():
             tell(f"{entry:<{width}}  {summary}".rstrip())
@@ -40,15 +40,21 @@ def list_(
 def _described(what: str, name: str) -> Iterator[str]:
     """One entry of a list, for people; of a config, its text."""
     if what == CONFIGS:
-        shipped = {Path(path).stem: path for path in _shipped_configs()}
+        shipped = shipped_configs()
         one_of("list configs", name, list(shipped))
-        return iter(Path(shipped[name]).read_text("utf-8").rstrip().splitlines())
+        return iter(shipped[name].read_text("utf-8").rstrip().splitlines())
     from lora_cl.config.reference import described
 
     parts = _parts(what)
     if not parts.knows(name):
         raise ConfigError(f"list {what}: {parts.unknown(name)}")
     return described(parts[name])
+
+
+def _first_lines() -> dict[str, str]:
+    """What each config says that it is."""
+    files = shipped_configs().values()
+    return {str(file): file.read_text("utf-8").splitlines()[0].lstrip("# ") for file in files}
 
 
 def _parts(what: str) -> Parts[Any]:
@@ -64,10 +70,3 @@ def _summaries(parts: Parts[Any]) -> dict[str, str]:
         package = part.__module__.partition(".")[0]
         found[name] = f"{getattr(part, 'summary', '')} (from {package})".strip()
     return found
-
-
-def _shipped_configs() -> dict[str, str]:
-    here = Path(__file__).parents[1]
-    folder = here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
-    files = sorted(folder.glob("*.yaml"))
-    return {str(file): file.read_text("utf-8").splitlines()[0].lstrip("# ") for file in files}

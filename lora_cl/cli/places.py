@@ -31,6 +31,19 @@ def places(given: Sequence[Path] | None) -> list[Path]:
         raise ConfigError(f"DIR: {error}") from None
 
 
+def shipped_configs() -> dict[str, Path]:
+    """The configs that came with the package, by name."""
+    here = Path(__file__).parents[1]
+    folder = here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def config_file(given: Path) -> Path:
+    """The config that was named: a file, or, by a bare name, one that came with the package."""
+    bare = given.name == str(given) and not given.suffix
+    return given if not bare or given.exists() else shipped_configs().get(given.name, given)
+
+
 def terminal() -> tuple[int | None, bool]:
     """How wide the terminal is and whether it shows color; None and False where there is none."""
     if sys.stdout is None or not sys.stdout.isatty():
