@@ -44,9 +44,6 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
-for command in (show, report, status, log_to):
-    app.command()(command)
-app.command("list")(list_)
 
 Configs = Annotated[
     list[Path], typer.Argument(metavar="CONFIG...", help="YAML files, or names of `list configs`.")
@@ -236,6 +233,11 @@ def schema() -> None:
         from lora_cl.config import config_schema
 
         tell(json.dumps(config_schema(), indent=2))
+
+
+app.command("list")(list_)
+for command in (show, report, status, log_to):
+    app.command()(command)
 
 
 def _seconds(option: str, text: str | None) -> float | None:
