@@ -14,6 +14,9 @@ PATIENCE = 1.0
 
 PLAIN = {"±": "+-", "−": "-", "─": "-", "·": "-", "…": "...", "†": "+", "‡": "#"}
 PLAIN |= {"↑": "^", "↓": "v", "━": "-", "╸": "-", "╺": "-"}
+PLAIN |= dict(zip("▁▂▃▄▅▆▇█", "1234567#", strict=True)) | dict(
+    zip("▏▎▍▌▋▊▉", "   ####", strict=True)
+)
 
 
 def _in_plain(error: UnicodeError) -> tuple[str, int]:

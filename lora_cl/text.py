@@ -49,6 +49,15 @@ def aligned(rows: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:
     return "\n".join(lines)
 
 
+def short_label(label: str, limit: int = 26) -> str:
+    """The label in a line, its middle left out where it is long: both ends tell it from others."""
+    text = one_line(label)
+    if len(text) <= limit:
+        return text
+    end = (limit - 1) // 2
+    return f"{text[: limit - 1 - end]}…{text[-end:]}"
+
+
 def percent(fraction: float) -> str:
     """A fraction as a percentage with two decimals, without the sign: 0.98765 -> 98.77."""
     return re.sub(r"^-(0\.0+)$", r"\1", f"{100 * fraction:.2f}")

@@ -72,6 +72,14 @@ def test_validate(config: Path) -> None:
     assert f"{config}:5: methods.lora.rank: 0 is not allowed" in refused("validate", config)
 
 
+def test_configs_of_the_package_go_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ask("validate", "smoke")[1].startswith("smoke: valid, ")
+    assert "smok: cannot be read: No such file" in refused("validate", "smok")
+    (tmp_path / "smoke").write_text(TWO_RUNS)
+    assert ask("validate", "smoke") == (0, "smoke: valid, 2 runs\n", "")
+
+
 def test_schema_and_lists() -> None:
     assert json.loads(ask("schema")[1])["title"] == "lora-cl config"
     for what in ("methods", "benchmarks", "datasets", "models", "configs"):

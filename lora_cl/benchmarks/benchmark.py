@@ -72,7 +72,9 @@ class BenchmarkOptions(OptionsBase):
     """Options that every benchmark has: at most so many samples a task, drawn at random."""
 
     max_train_samples: int | None = Field(default=None, ge=1)
+    """Training samples of every task at most, drawn by the seed; null: all."""
     max_test_samples: int | None = Field(default=None, ge=1)
+    """Test samples of every task at most, drawn by the seed; null: all."""
 
 
 class Benchmark(ABC):

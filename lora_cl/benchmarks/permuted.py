@@ -23,8 +23,11 @@ class PermutedOptions(BenchmarkOptions):
     """`permute_first`: whether the first task is permuted too, or the data as they are."""
 
     dataset: DatasetChoice
+    """The data set whose inputs are permuted."""
     tasks: int = Field(default=10, ge=1)
+    """Permutations, each a task with all classes."""
     permute_first: bool = False
+    """Whether the first task is permuted as well, or the data as they are."""
 
 
 class Permuted(WholeDataSet):

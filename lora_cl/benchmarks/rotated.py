@@ -24,8 +24,11 @@ class RotatedOptions(BenchmarkOptions):
     """Task k of T is turned by k x `degrees` / T: evenly spaced, the first upright."""
 
     dataset: DatasetChoice
+    """The data set whose images are turned."""
     tasks: int = Field(default=10, ge=1)
+    """Angles, each a task with all classes; the first is upright."""
     degrees: float = Field(default=180.0, gt=0.0, le=360.0)
+    """Task k of T is turned by k times this / T."""
 
 
 def rotate(x: Tensor, degrees: float) -> Tensor:

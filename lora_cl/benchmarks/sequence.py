@@ -25,8 +25,11 @@ class SequenceOptions(BenchmarkOptions):
     `size` with `channels` channels."""
 
     datasets: Annotated[list[DatasetChoice], Field(min_length=1)]
+    """A data set for each task, in order: all of texts, or all of images."""
     size: int = Field(default=28, ge=1, le=1024)
+    """Height and width in pixels to which the images of all are scaled."""
     channels: int = Field(default=1, ge=1, le=3)
+    """Channels that the images of all are given."""
 
 
 def resized(x: Tensor, size: int, channels: int) -> Tensor:

@@ -26,10 +26,14 @@ class SplitOptions(BenchmarkOptions):
     """`class_order`: fixed (0, 1, 2, ...), shuffled for every seed, or a list of the classes."""
 
     dataset: DatasetChoice
+    """The data set whose classes are dealt to the tasks."""
     tasks: int = Field(default=5, ge=1)
+    """Tasks, of equally many classes each."""
     class_order: (
         Literal["fixed", "shuffled"] | Annotated[list[Annotated[int, Field(ge=0)]], Field()]
     ) = "fixed"
+    """Which classes come first: `fixed`, 0, 1, 2, ...; `shuffled`, another order for every
+    seed; or a list of all classes."""
 
 
 class Split(Benchmark):

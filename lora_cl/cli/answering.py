@@ -9,12 +9,11 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import typer
 
 from lora_cl.cli.interrupts import INTERRUPTED, leave_at_once, listen, raise_interrupt
-from lora_cl.errors import LoraClError, OutOfTimeError, ResultsError
+from lora_cl.errors import LoraClError, OutOfTimeError
 from lora_cl.streams import occupy_standard_descriptors, patient, plain_where_needed
 from lora_cl.text import one_line
 
@@ -53,20 +52,6 @@ def say(text: str) -> None:
     with suppress(OSError, ValueError, AttributeError):
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
-
-
-def deliver(text: str, output: Path | None) -> None:
-    """Prints an answer on stdout, or puts it into the file ``output``."""
-    if output is None:
-        tell(text)
-        return
-    from lora_cl.records.output import write_output
-
-    try:
-        write_output(output, f"{text.rstrip()}\n".encode())
-    except OSError as error:
-        raise ResultsError(f"{output}: cannot be written: {error.strerror}") from None
-    say(f"written to {output}")
 
 
 @contextmanager

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import shutil
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +18,6 @@ from lora_cl.cli.answering import (
     Settings,
     answer,
     answering,
-    deliver,
     importing,
     mention,
     prepare_processes,
@@ -29,14 +25,17 @@ from lora_cl.cli.answering import (
     tell,
 )
 from lora_cl.cli.checking import check
-from lora_cl.cli.data import DataDir, cache_app, data_app, one_of, others
+from lora_cl.cli.data import DataDir, cache_app, data_app, one_of
+from lora_cl.cli.listing import list_
+from lora_cl.cli.places import Folders, config_file, deliver, places, terminal
 from lora_cl.cli.predicting import predict
+from lora_cl.cli.showing import report, show, status
+from lora_cl.cli.tracking import log_to
 from lora_cl.cli.tuning import tune
 from lora_cl.errors import ConfigError
 from lora_cl.records.folders import DEFAULT_RESULTS
 
 if TYPE_CHECKING:
-    from lora_cl.plugins import Parts
     from lora_cl.records.folders import Record
     from lora_cl.running.planning import Planned
 
@@ -57,14 +56,12 @@ app.add_typer(adapters_app, name="adapters")
 app.command()(predict)
 app.command()(analyze)
 
-Configs = Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="YAML config files.")]
+Configs = Annotated[
+    list[Path], typer.Argument(metavar="CONFIG...", help="YAML files, or names of `list configs`.")
+]
 Overrides = Annotated[
     list[str],
     typer.Option("-o", "--override", metavar="KEY=VALUE", help="Set a key, as train.lr=0.01."),
-]
-Folders = Annotated[
-    list[Path] | None,
-    typer.Argument(metavar="[DIR]...", help="Results directories or run folders."),
 ]
 
 
@@ -131,7 +128,7 @@ def run(
             from lora_cl import api
 
         asked: dict[str, Any] = {
-            "experiments": [api.load_config(path, override) for path in configs],
+            "experiments": [api.load_config(config_file(path), override) for path in configs],
             "results": results,
             "device": device,
             "data_dir": data_dir,
@@ -185,9 +182,9 @@ def compare(
 
         one_of("--format", format, list(FORMATS))
         selection = Selection(methods, where, sort, columns)
-        found = comparisons(_places(folders), selection, say)
+        found = comparisons(places(folders), selection, say)
         chosen = selection.chosen_columns(found)
-        width, color = _terminal() if output is None else (None, False)
+        width, color = terminal() if output is None else (None, False)
         deliver(render(found, format, details, width, color, chosen), output)
     if not measured(found):
         raise typer.Exit(RUN_FAILED)
@@ -202,7 +199,7 @@ def diff(
     with answering():
         from lora_cl.report import differences
 
-        found = differences(*_places([run_a, run_b]))
+        found = differences(*places([run_a, run_b]))
         tell("\n".join(found) if found else "no difference")
     if found:
         raise typer.Exit(RUN_FAILED)
@@ -217,7 +214,7 @@ def fsck(
         from lora_cl.config.syntax import to_yaml
         from lora_cl.records.integrity import fsck
 
-        whole = fsck(_places(folders), to_yaml, tell)
+        whole = fsck(places(folders), to_yaml, tell)
     if not whole:
         raise typer.Exit(RUN_FAILED)
 
@@ -230,7 +227,7 @@ def validate(configs: Configs, override: Overrides = [], data_dir: DataDir = Non
         from lora_cl.running.preparation import check
 
         for path in configs:
-            experiment = load_config(path, override)
+            experiment = load_config(config_file(path), override)
             unseen = check(experiment, data_dir)
             found = {run.folder for point in experiment.points for run in point.runs({})}
             note = f" ({'; '.join(unseen)})" if unseen else ""
@@ -248,66 +245,9 @@ def schema() -> None:
         tell(json.dumps(config_schema(), indent=2))
 
 
-@app.command("list")
-def list_(
-    what: Annotated[str, typer.Argument(help="methods, benchmarks, datasets, models or configs.")],
-) -> None:
-    """List what a config can name."""
-    with answering():
-        one_of("list", what, list(_LISTS))
-        entries = _LISTS[what]()
-        width = max(map(len, entries), default=0)
-        for name, summary in entries.items():
-            tell(f"{name:<{width}}  {summary}".rstrip())
-
-
-def _methods() -> dict[str, str]:
-    from lora_cl.methods import METHODS
-
-    return _summaries(METHODS)
-
-
-def _benchmarks() -> dict[str, str]:
-    from lora_cl.benchmarks import BENCHMARKS
-
-    return _summaries(BENCHMARKS)
-
-
-def _datasets() -> dict[str, str]:
-    from lora_cl.data import DATASETS
-
-    return _summaries(DATASETS)
-
-
-def _models() -> dict[str, str]:
-    from lora_cl.models import BACKBONES
-
-    return _summaries(BACKBONES)
-
-
-def _summaries(parts: Parts[Any]) -> dict[str, str]:
-    """A line for each part."""
-    found = {name: str(part.summary) for name, part in parts.items()}
-    for name, part in others(parts).items():
-        package = part.__module__.partition(".")[0]
-        found[name] = f"{getattr(part, 'summary', '')} (from {package})".strip()
-    return found
-
-
-def _shipped_configs() -> dict[str, str]:
-    here = Path(__file__).parents[1]
-    folder = here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
-    files = sorted(folder.glob("*.yaml"))
-    return {str(file): file.read_text("utf-8").splitlines()[0].lstrip("# ") for file in files}
-
-
-_LISTS: dict[str, Callable[[], dict[str, str]]] = {
-    "methods": _methods,
-    "benchmarks": _benchmarks,
-    "datasets": _datasets,
-    "models": _models,
-    "configs": _shipped_configs,
-}
+app.command("list")(list_)
+for command in (show, report, status, log_to):
+    app.command()(command)
 
 
 def _seconds(option: str, text: str | None) -> float | None:
@@ -340,28 +280,10 @@ def _tell_averages(records: Sequence[Record], results: Path) -> None:
     if not measured(found):
         return
     columns = [COLUMNS[name] for name in ("n_seeds", "average_accuracy", "forgetting")]
-    width, color = _terminal()
+    width, color = terminal()
     mention(render(found, width=width, color=color, columns=columns).rstrip())
     folders = dict.fromkeys(str(results / record.experiment) for record in records)
     say(f"next: lora-cl compare {shlex.join(folders)}")
-
-
-def _places(given: Sequence[Path] | None) -> list[Path]:
-    """The folders that were named, ``~`` replaced, or the one of all results."""
-    from lora_cl.options import user_path
-
-    try:
-        return [user_path(folder) for folder in given or [DEFAULT_RESULTS]]
-    except ValueError as error:
-        raise ConfigError(f"DIR: {error}") from None
-
-
-def _terminal() -> tuple[int | None, bool]:
-    """How wide the terminal is and whether it shows color; None and False where there is none."""
-    if sys.stdout is None or not sys.stdout.isatty():
-        return None, False
-    color = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-    return shutil.get_terminal_size().columns, color
 
 
 def main() -> None:

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from lora_cl.cli.answering import answering, deliver
+from lora_cl.cli.answering import answering
 from lora_cl.cli.data import DataDir, one_of
+from lora_cl.cli.places import deliver
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
 Output = Annotated[

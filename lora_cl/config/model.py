@@ -41,9 +41,13 @@ class PretrainOptions(OptionsBase):
     """Train the backbone on a data set (all of it, or some classes) before the first task."""
 
     dataset: DatasetChoice
+    """What the backbone is trained on, with a head that is thrown away."""
     classes: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2)] | None = None
+    """Some of its classes, by number; null: all."""
     epochs: int = Field(default=1, ge=1)
+    """Passes over it."""
     train: OwnSteps = OwnSteps()  # type: ignore[valid-type]
+    """Keys of the shared `train` that pretraining has otherwise, such as `lr`."""
 
     @model_validator(mode="after")
     def _distinct(self) -> PretrainOptions:
@@ -56,7 +60,10 @@ class BaseOptions(OptionsBase):
     """Where every method of a seed starts: random weights, a pretrained backbone, or a file."""
 
     pretrain: PretrainOptions | None = None
+    """Train the backbone before the first task; null: random weights, or those of `weights` or
+    of the model."""
     weights: PathOption | None = Field(default=None, json_schema_extra={"hashed": False})
+    """A safetensors file of the backbone's weights."""
 
     @model_validator(mode="after")
     def _one_of(self) -> BaseOptions:
@@ -69,7 +76,9 @@ class ResourceOptions(OptionsBase):
     """What a run takes of a cluster's node: `cpus`, by default `threads`, and a share of `gpus`."""
 
     cpus: float | None = Field(default=None, gt=0.0, le=1024.0)
+    """Cores that a run takes of a cluster's node; null: `threads`."""
     gpus: float = Field(default=0.0, ge=0.0, le=64.0)
+    """GPUs that a run takes of it; a share is allowed."""
 
 
 class BudgetOptions(OptionsBase):
@@ -142,31 +151,52 @@ class Config(OptionsBase):
     """An experiment: benchmark x methods x seeds."""
 
     name: Name
+    """What the experiment is called: in tables, and in its folder."""
     benchmark: BenchmarkChoice
+    """The sequence of tasks."""
     scenario: Literal["task", "domain", "class"] = "task"
+    """What is known at test time: `task`, the task id; `domain`, nothing, with the same labels
+    in every task; `class`, nothing, with labels of its own in every task."""
     model: Annotated[BackboneChoice, BeforeValidator(_mlp_by_default)] = Field(
         default={}, validate_default=True
     )
+    """The backbone."""
     base: BaseOptions = BaseOptions()
+    """Where every method of a seed starts."""
     train: TrainOptions = Field(default={}, validate_default=True)
+    """How all methods are trained, unless their own `train` says otherwise."""
     methods: Annotated[
         dict[Name, MethodChoice], Field(min_length=1), BeforeValidator(_labels_name_methods)
     ]
+    """What is compared, by label: a method's options, and `method`, its name, where that is not
+    the label."""
     seeds: Annotated[
         list[Seed], Field(min_length=1, max_length=MAX_SEEDS), BeforeValidator(_count_as_list)
     ] = Field(default=[0])
+    """A number of seeds, counted from 0, or a list of them."""
     threads: int = Field(default=1, ge=1, le=1024)
+    """Threads of each run."""
     cache: bool = True
+    """Compute a frozen beginning of the network once a task, where that gives the same bits."""
     validation: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """The share of every task's training samples that is held out to choose by."""
     learning_curve: int = Field(default=0, ge=0, le=1000)
+    """How many times a task's accuracy on samples held out is measured while it is learned."""
     budget: BudgetOptions | None = None
+    """Sizes every method to about as many parameters or bytes."""
     tuning: TrialOptions | None = None
+    """Set by `lora-cl tune`: this is a trial."""
     stream: Stream = Field(default="auto", json_schema_extra={"hashed": False})
+    """Keep the data set in host memory and make batches beside the training; `auto`: above 2
+    GiB as float32."""
     resources: ResourceOptions = Field(
         default=ResourceOptions(), json_schema_extra={"hashed": False}
     )
+    """What a run takes of a cluster's node."""
     compile: bool = Field(default=False, json_schema_extra={"hashed": False})
+    """Refused: torch.compile takes longer than it saves here."""
     checkpoint_seconds: float = Field(default=30.0, ge=0.0, json_schema_extra={"hashed": False})
+    """Seconds between two checkpoints of a run."""
 
     @model_validator(mode="before")
     @classmethod

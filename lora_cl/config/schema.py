@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_cl.benchmarks import BENCHMARKS
+from lora_cl.config.describing import Described
 from lora_cl.config.model import NAME
 from lora_cl.config.study import ConfigFile
 from lora_cl.config.train import MethodTraining
@@ -22,7 +23,7 @@ Schema = dict[str, Any]
 
 def config_schema() -> Schema:
     """What a config can say, with the parts of other packages that are installed here."""
-    result: Schema = ConfigFile.model_json_schema(mode="validation")
+    result: Schema = ConfigFile.model_json_schema(mode="validation", schema_generator=Described)
     result["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     result["title"] = "lora-cl config"
     properties = result["properties"]
@@ -39,7 +40,10 @@ def config_schema() -> Schema:
     methods["properties"] = {
         name: {"anyOf": [reference, {"type": "null"}]} for name, reference in references.items()
     }
-    properties["seeds"] = {"anyOf": [properties["seeds"], {"type": "integer", "minimum": 1}]}
+    several = properties["seeds"]
+    meaning = several.pop("description")
+    number = {"type": "integer", "minimum": 1}
+    properties["seeds"] = {"anyOf": [several, number], "description": meaning}
     properties["method"] = {"description": "A single method: its name, or its name and options."}
     result["required"] = [key for key in result["required"] if key != "methods"]
     others = {frozenset(parts): _others(parts, "name", result["$defs"]) for parts in NAMED}
@@ -58,7 +62,7 @@ def _others(
         title = f"{parts.group}.{name}"
         template = f"#/$defs/{title}.{{model}}"
         options = named_options(part.Options, name, key, common)
-        found = options.model_json_schema(ref_template=template)
+        found = options.model_json_schema(ref_template=template, schema_generator=Described)
         definitions |= {f"{title}.{k}": v for k, v in found.pop("$defs", {}).items()}
         definitions[title] = found
         references[name] = {"$ref": f"#/$defs/{title}"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, create_model, model_serializer, model_validator
 
@@ -24,15 +24,25 @@ class StepOptions(OptionsBase):
     at once; null: all. `head_lr`: the learning rate of the heads; null: as all else."""
 
     batch_size: int = Field(default=128, ge=1)
+    """Samples in a step."""
     micro_batch: int | None = Field(default=None, ge=1)
+    """How many samples of a batch go through the network at once; null: all of them."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """The update rule."""
     lr: float = Field(default=1e-3, gt=0.0)
+    """The learning rate."""
     head_lr: float | None = Field(default=None, gt=0.0)
+    """The learning rate of the heads; null: `lr`."""
     weight_decay: float = Field(default=0.0, ge=0.0)
+    """With `adamw` decoupled from the gradient, with `adam` and `sgd` added to it."""
     momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Of `sgd` only."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """A factor on all rates, from 1 at the first step of a fit to 0 at its end."""
     clip_norm: float | None = Field(default=None, gt=0.0)
+    """The largest norm of all gradients together; null: any."""
     precision: Literal["float32", "bf16"] = "float32"
+    """Of products and convolutions while training; what is kept and measured stays float32."""
 
     @model_validator(mode="after")
     def _possible(self) -> StepOptions:
@@ -52,8 +62,11 @@ class TrainOptions(StepOptions):
     """How long and with what each task is trained: `epochs`, or a number of `iterations`."""
 
     epochs: int | None = Field(default=None, ge=1)
+    """Passes over each task's samples; 1 where `iterations` is not given either."""
     iterations: int | None = Field(default=None, ge=1)
+    """Steps on each task, in the place of `epochs`."""
     optimizer_state: Literal["reset", "keep"] = "reset"
+    """What the optimiser knows when the next fit begins: nothing, or what it knew."""
 
     @model_validator(mode="before")
     @classmethod
@@ -66,6 +79,9 @@ class TrainOptions(StepOptions):
 
 class Overrides(OptionsBase):
     """Some keys of other options: those that were given; the others have no value here."""
+
+    of: ClassVar[type[OptionsBase]]
+    """The other options."""
 
     @model_validator(mode="before")
     @classmethod
@@ -87,7 +103,9 @@ def _overriding(options: type[OptionsBase], name: str, doc: str) -> type[Overrid
         for bound in field.metadata:
             kind = Annotated[kind, bound]
         fields[key] = (kind, Field(default_factory=lambda: None))
-    return create_model(name, __base__=Overrides, __module__=__name__, __doc__=doc, **fields)
+    made = create_model(name, __base__=Overrides, __module__=__name__, __doc__=doc, **fields)
+    made.of = options
+    return made
 
 
 OwnTrain = _overriding(
@@ -111,6 +129,7 @@ class MethodTraining(ClassifierOptions):
 
     tuned: TunedOptions | None = None
     train: OwnTrain = OwnTrain()  # type: ignore[valid-type]
+    """Keys of the shared `train` that this method has otherwise, such as `lr`."""
 
 
 Shared = TypeVar("Shared", bound=StepOptions)

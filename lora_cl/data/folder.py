@@ -29,9 +29,13 @@ class FolderOptions(OptionsBase):
     names folders beside train/ and test/, or classes, that are not to be read."""
 
     path: PathOption
+    """The folder; a relative one starts at the current directory."""
     size: int = Field(32, ge=1, le=1024)
+    """Height and width in pixels to which each image is resized."""
     channels: Literal[1, 3] = 3
+    """1 is grey, 3 is RGB."""
     ignore: tuple[str, ...] = Field((), strict=False)
+    """Folders beside train/ and test/, or classes, that are not read."""
 
 
 class Folder(Source):

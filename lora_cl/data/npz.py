@@ -28,6 +28,7 @@ class NpzOptions(OptionsBase):
     """``path`` of the archive; a relative one starts at the current directory."""
 
     path: PathOption
+    """The archive; a relative path starts at the current directory."""
 
 
 class Npz(Source):

@@ -23,12 +23,19 @@ class SyntheticOptions(OptionsBase):
     deviation within a class; ``shape`` (C, H, W), where given, takes the place of ``features``."""
 
     classes: int = Field(10, ge=2, le=10_000)
+    """Classes, a Gaussian cluster each."""
     features: int = Field(32, ge=1, le=1_000_000)
+    """Numbers of an input."""
     shape: tuple[Length, Length, Length] | None = Field(None, strict=False)
+    """(C, H, W) of an input, in the place of `features`."""
     train_per_class: int = Field(60, ge=1)
+    """Training samples of each class."""
     test_per_class: int = Field(30, ge=1)
+    """Test samples of each class."""
     separation: float = Field(3.0, ge=0, allow_inf_nan=False)
+    """The distance of a class mean from the origin, in standard deviations within a class."""
     seed: int = Field(0, ge=0)
+    """Of the data; that of the run changes nothing in them."""
 
 
 class Synthetic(Source):

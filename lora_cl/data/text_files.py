@@ -29,8 +29,12 @@ class TextOptions(OptionsBase):
     ``text`` and ``label`` are the names of its columns."""
 
     path: PathOption
+    """A file of CSV, JSON lines or Parquet, or a folder that holds `train` and `test` in one of
+    them."""
     text: str = "text"
+    """The column of the texts."""
     label: str = "label"
+    """The column of the labels."""
 
 
 class TextFiles(Source):

@@ -47,8 +47,11 @@ class WordNetOptions(OptionsBase):
     """The ``classes`` with the most texts, so many of each drawn to train and to test with."""
 
     classes: int = Field(default=21, ge=2, le=len(KINDS))
+    """The kinds of nouns with the most glosses, so many."""
     train_per_class: int = Field(default=400, ge=1, le=500)
+    """Texts drawn of each to train with."""
     test_per_class: int = Field(default=50, ge=1, le=100)
+    """Texts drawn of each to test with."""
 
 
 class WordNet(Source):

@@ -26,7 +26,9 @@ class ZhangOptions(OptionsBase):
     """So many of each class, drawn to train and to test with; null: all."""
 
     train_per_class: int | None = Field(default=1000, ge=1)
+    """Texts drawn of each class to train with; null: all."""
     test_per_class: int | None = Field(default=500, ge=1)
+    """Texts drawn of each class to test with; null: all."""
 
 
 class Zhang(Source):

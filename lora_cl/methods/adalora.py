@@ -38,16 +38,28 @@ class AdaLoRAOptions(RouterOptions):
     """
 
     rank: int = Field(default=12, ge=1, le=65536)
+    """Triplets of every layer at the start."""
     target_rank: int = Field(default=8, ge=1, le=65536)
+    """Their mean at the end, at most `rank`."""
     alpha: float = Field(default=16.0, gt=0.0)
+    """The scale is s = alpha / (rank + 1e-5)."""
     targets: Targets = "all-linear"
+    """The layers to adapt, as those of `lora`."""
     warmup: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """t_i as a share of a task's steps: so long the budget stays."""
     final: float = Field(default=0.3, ge=0.0, lt=1.0)
+    """t_f as a share: so long at the end it stays as well; warmup + final < 1."""
     every: int = Field(default=10, ge=1)
+    """Steps between two choices of triplets, delta T."""
     orthogonality: float = Field(default=0.1, ge=0.0)
+    """gamma, the weight of the penalty; 0.1 in the authors' code, 0.5 in PEFT."""
     penalty: PenaltyForm = "norm"
+    """`norm`, the mean of the norms as in the authors' code and PEFT; `squared`, the sum of
+    their squares as in the paper."""
     beta1: float = Field(default=0.85, ge=0.0, lt=1.0)
+    """How slowly the sensitivity is averaged."""
     beta2: float = Field(default=0.85, ge=0.0, lt=1.0)
+    """How slowly its uncertainty is averaged."""
 
     @model_validator(mode="after")
     def _consistent(self) -> AdaLoRAOptions:

@@ -28,10 +28,15 @@ class EWCOptions(SharedBackboneOptions):
     """
 
     strength: Annotated[float, Field(ge=0.0)] = 1e5
+    """lambda; the 1/2 is in the formula, and F is a mean over samples."""
     variant: Literal["separate", "online"] = "separate"
+    """`separate`, a quadratic per task, the paper's; `online`, one that forgets by `gamma`."""
     gamma: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+    """By which `online` shrinks the Fisher information of earlier tasks."""
     fisher: FisherKind = "exact"
+    """Labels in expectation over the model's own (`exact`), drawn from them, or the true ones."""
     fisher_samples: Annotated[int, Field(ge=1)] | None = None
+    """Training samples that F is estimated from; null: all."""
 
 
 class EWC(SharedBackbone):

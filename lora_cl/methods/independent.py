@@ -27,6 +27,7 @@ class IndependentOptions(RouterOptions):
     """
 
     hidden: Annotated[list[Width], Field(min_length=1, max_length=64)] | None = None
+    """Layer widths of a smaller MLP per task; null: the config's model, from the base weights."""
 
 
 class Independent(Method):

@@ -40,10 +40,16 @@ class InfLoRAOptions(OptionsBase):
     """
 
     rank: int = Field(default=8, ge=1, le=65536)
+    """r of every task's branch."""
     targets: Targets = "all-linear"
+    """The layers to adapt, as those of `lora`."""
     scale: Annotated[float, Field(gt=0.0)] | Energy = "code"
+    """s, where the rows of A have length 1: `code`, 1/sqrt(3); `paper`, 1; or a number."""
     epsilon: float = Field(default=0.95, gt=0.0, le=1.0)
+    """The share of the energy of a task's inputs to remember; it grows to 1 over the tasks."""
     energy: Energy = "code"
+    """What epsilon is a share of: `code`, the squared singular values of H H^T; `paper`, those
+    of H."""
 
 
 class InfLoRA(SummedBranches):

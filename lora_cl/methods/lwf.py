@@ -31,10 +31,17 @@ class LwFOptions(SharedBackboneOptions):
     """
 
     temperature: Annotated[float, Field(gt=0.0)] = 2.0
+    """T, by which outputs are softened."""
     temperature_squared: bool = False
+    """Multiply the distillation by T^2, which keeps its gradient independent of T."""
     weighting: Literal["per-task", "fixed", "shares"] = "per-task"
+    """How loss and distillation are weighed: every earlier task as much as the loss
+    (`per-task`), by `strength` (`fixed`), or 1/k and 1 - 1/k at the k-th task (`shares`)."""
     strength: Annotated[float, Field(ge=0.0)] = 1.0
+    """lambda_o of `fixed`."""
     new_classes: Literal["zero", "ignored"] = "zero"
+    """In class-incremental runs: new classes have the target 0 in the distillation, or no part
+    in it."""
 
 
 class LwF(SharedBackbone):

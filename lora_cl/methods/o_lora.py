@@ -28,7 +28,9 @@ class OLoRAOptions(LowRankOptions):
     """
 
     orthogonality: float = Field(default=0.5, ge=0.0)
+    """lambda, the weight of the penalty on the overlap with earlier branches."""
     overlap: Overlap = "squared"
+    """Squares of A_i A_t^T as in the paper, or magnitudes as in the authors' code."""
 
 
 class OLoRA(SummedBranches):

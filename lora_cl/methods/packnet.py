@@ -32,7 +32,10 @@ class PackNetOptions(RouterOptions):
     """
 
     keep: Annotated[float, Field(gt=0.0, le=1.0)] | Literal["equal"] = "equal"
+    """The share of each layer's free weights that a task keeps; `equal`: all tasks own as much.
+    A fixed share leaves (1 - keep)^T free."""
     retrain_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 1 / 3
+    """The part of a task's steps that comes after the pruning."""
 
 
 def packnet_kept(free: int, share: float) -> int:

@@ -35,7 +35,9 @@ class PNNOptions(RouterOptions):
     model mlp only. `start`: random weights for later columns, or those of the base."""
 
     column_width: Annotated[float, Field(gt=0.0, le=16.0)] = 1.0
+    """The width of every column after the first, as a factor on the first; with model mlp only."""
     start: Start = "random"
+    """What later columns begin with: random weights, or those of the base."""
 
 
 class PNN(Method):

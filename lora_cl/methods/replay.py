@@ -27,10 +27,16 @@ class ReplayOptions(SharedBackboneOptions):
     """
 
     memory: Literal["balanced", "reservoir"] = "balanced"
+    """`per_class` random samples of every class of every task, or a uniform sample of all ever
+    seen."""
     per_class: Annotated[int, Field(ge=1)] = 100
+    """Samples per class and task of `balanced`."""
     size: Annotated[int, Field(ge=1)] = 1000
+    """Samples of `reservoir`."""
     weighting: Literal["fixed", "per-task"] = "fixed"
+    """The memory's loss weighs `memory_share`, or 1 - 1/k at the k-th task (`per-task`)."""
     memory_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    """What the memory's loss weighs with `fixed`; new samples weigh the rest."""
 
 
 class Replay(SharedBackbone):

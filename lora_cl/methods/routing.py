@@ -23,6 +23,8 @@ class RouterOptions(OptionsBase):
     """
 
     router: Literal["oracle", "entropy", "prototype"] = "oracle"
+    """How a withheld task id is found: given (`oracle`), by the surest head, or by the nearest
+    class mean in base features."""
 
 
 def check_router(options: OptionsBase, scenario: str) -> None:

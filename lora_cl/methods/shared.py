@@ -46,10 +46,17 @@ class LowRankOptions(OptionsBase):
     """
 
     rank: Annotated[int, Field(ge=1, le=65536)] = 8
+    """r of A (r, d_in) and B (d_out, r)."""
     alpha: Annotated[float, Field(gt=0.0)] = 16.0
+    """The scale is s = alpha / rank."""
     targets: Targets = "all-linear"
+    """The layers to adapt: `all-linear`, `attention`, `last-2` and the like, a list of names and
+    globs, or `{auto: k}`, those that a short fine-tune moves most."""
     init: Init = "kaiming"
+    """A uniform in +-1/sqrt(d_in), or from N(0, (1/rank)^2), which makes small ranks learn
+    fast; B = 0."""
     scaling: Scaling = "lora"
+    """s = alpha / rank, or alpha / sqrt(rank) (`rslora`)."""
 
 
 AdapterChoice: Any = choice(
@@ -61,6 +68,7 @@ class SharedBackboneOptions(OptionsBase):
     """`adapter`: train one adapter (lora, dora, qlora) for all tasks instead of the backbone."""
 
     adapter: AdapterChoice | None = None
+    """Train one adapter for all tasks, and protect that, in the backbone's place."""
 
 
 class SharedBackbone(Method):

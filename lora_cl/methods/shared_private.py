@@ -28,10 +28,15 @@ class SharedPrivateOptions(RouterOptions):
     """
 
     private_dim: Annotated[int, Field(ge=1, le=65536)] = 32
+    """Width of the private branch."""
     private_input: Literal["input", "features"] = "input"
+    """What the branch sees: the flattened input, or the shared features."""
     shared_lr: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
+    """A factor on the encoder's learning rate after the first task; 0 freezes it."""
     difference: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of the difference loss."""
     difference_variant: Literal["paper", "normalized"] = "paper"
+    """The sum of the equation, which grows with the square of the batch, or the scale-free mean."""
 
 
 def difference_loss(shared: Tensor, private: Tensor) -> Tensor:

@@ -21,7 +21,9 @@ class SIOptions(SharedBackboneOptions):
     finite."""
 
     c: Annotated[float, Field(ge=0.0)] = 10.0
+    """How strongly earlier tasks hold."""
     xi: Annotated[float, Field(gt=0.0)] = 0.1
+    """Keeps the importance of what barely moved finite."""
 
 
 class SI(SharedBackbone):

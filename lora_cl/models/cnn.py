@@ -20,8 +20,11 @@ class CnnOptions(OptionsBase):
     """Channels of every block; the width of the linear layer on top; batch norm or none."""
 
     channels: list[Width] = Field(default=[32, 64], min_length=1, max_length=8)
+    """Of every block: convolution, norm, ReLU, pooling."""
     hidden: int = Field(default=128, ge=1)
+    """Width of the linear layer on top."""
     norm: bool = True
+    """Batch norm in every block, or none."""
 
 
 class Cnn(nn.Sequential, Backbone):

@@ -25,6 +25,8 @@ class ImageOptions(DeepOptions):
     with, or, with random weights, not at all."""
 
     size: int | None = Field(default=None, ge=1, le=1024)
+    """Images are stretched to size x size; null: to what the weights were trained with, or not
+    at all."""
 
 
 @dataclass(frozen=True)

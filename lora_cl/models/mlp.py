@@ -19,7 +19,9 @@ class MlpOptions(OptionsBase):
     """The width of every hidden layer, from the input on; `dropout` follows each ReLU."""
 
     hidden: list[Width] = Field(default=[400, 400], min_length=1, max_length=64)
+    """Width of every hidden layer, from the input on."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """After each ReLU."""
 
 
 class Mlp(nn.Sequential, Backbone):

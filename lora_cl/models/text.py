@@ -70,9 +70,13 @@ class TransformersOptions(DeepOptions):
     model's own."""
 
     model: str = Field(default="minilm", min_length=1)
+    """`minilm`, a folder, or a model of the Hugging Face hub."""
     pooling: Literal["mean", "cls", "last"] = "mean"
+    """One vector of a text's tokens: their mean, the first, or the last."""
     max_length: int = Field(default=64, ge=2, le=4096)
+    """Tokens beyond are cut off."""
     dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
+    """In the place of the model's own; null: that."""
 
 
 class Transformers(RememberingBackbone):

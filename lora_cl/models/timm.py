@@ -27,7 +27,9 @@ class TimmOptions(ImageOptions):
     file with timm's names."""
 
     model: str = "resnet18"
+    """One of timm's, with or without the tag of its weights, such as resnet18.a1_in1k."""
     weights: str | None = Field(default=None, json_schema_extra={"hashed": False})
+    """null, random ones; `pretrained`, those on the Hugging Face hub; or a safetensors file."""
 
 
 class Timm(ImageNetwork):

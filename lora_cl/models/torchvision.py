@@ -29,7 +29,10 @@ class TorchvisionOptions(ImageOptions):
     torchvision calls its best; or a safetensors file with the same names."""
 
     model: str = "resnet18"
+    """A classifier of torchvision."""
     weights: str | None = Field(default=None, json_schema_extra={"hashed": False})
+    """null, random ones; `DEFAULT`, those that torchvision calls its best; or a safetensors
+    file."""
 
 
 class Torchvision(ImageNetwork):

@@ -22,11 +22,17 @@ class VitOptions(DeepOptions):
     token of their own, `cls`."""
 
     patch: int = Field(default=4, ge=1, le=256)
+    """The side of the squares that an image is cut into, one token each."""
     width: int = Field(default=64, ge=1, le=4096)
+    """Numbers of a token."""
     depth: int = Field(default=4, ge=1, le=64)
+    """Blocks."""
     heads: int = Field(default=4, ge=1, le=64)
+    """Of attention, in each block."""
     mlp_ratio: float = Field(default=2.0, gt=0.0, le=16.0)
+    """The width of a block's MLP, as a factor on `width`."""
     pool: Literal["mean", "cls"] = "mean"
+    """The features are the mean of the tokens, or a token of their own."""
 
 
 class Patches(nn.Module):

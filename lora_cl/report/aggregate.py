@@ -64,7 +64,8 @@ class Row:
     ``seeds`` are the finished ones, ``problems`` the runs without numbers, ``missing`` the seeds
     that other rows of the table have. ``measures`` and ``by_seed`` go by the names in MEASURES.
     ``accuracy_matrix_mean`` is None where not every seed measured an entry. ``differs`` is what
-    the method says that it does otherwise than its neighbours, besides its options.
+    the method says that it does otherwise than its neighbours, besides its options. ``runs`` are
+    all of the row's, one a seed.
     """
 
     experiment: str
@@ -87,6 +88,7 @@ class Row:
     routing: RoutingSummary | None
     details: dict[int, dict[str, Any]]
     differs: dict[str, Any]
+    runs: tuple[Run, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -236,6 +238,7 @@ def _row(label: str, runs: Sequence[Run], seeds: set[int]) -> Row:
         routing=_routing(done),
         details={run.seed: run.details for run in done if run.details},
         differs=_common([run.differs for run in done]),
+        runs=tuple(runs),
     )
 
 

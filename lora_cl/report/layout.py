@@ -10,6 +10,7 @@ from lora_cl.report.aggregate import Comparison, Problem, Row
 from lora_cl.report.columns import COLUMNS, Column, mean_std
 from lora_cl.report.keys import shown
 from lora_cl.report.statistics import paired
+from lora_cl.report.words import plain_words
 from lora_cl.text import one_line, percent
 
 ACCURACIES = (
@@ -28,6 +29,7 @@ COSTS = (
 )
 TRAIN = "train."
 TASK_ID_MARK, REFERENCE_MARK, DIFFERS_MARK = "†", "‡", "§"
+READING = "Accuracies in %: mean ± sample standard deviation over n seeds."
 MOST_SEEDS, MOST_DETAILS = 5, 2000
 
 
@@ -124,8 +126,16 @@ def two_lines(header: str) -> list[str]:
 
 def notes(comparison: Comparison) -> list[str]:
     """The lines below a table: how to read it, and every run that is not in its numbers."""
+    lines = explanations(comparison)
+    for row in comparison.rows:
+        lines += _problems(row)
+    return lines + [one_line(note) for note in comparison.notes]
+
+
+def explanations(comparison: Comparison) -> list[str]:
+    """How to read the table: its marks, what is not alike, and plain words."""
     rows = comparison.rows
-    lines = ["Accuracies in %: mean ± sample standard deviation over n seeds."]
+    lines = [READING]
     if any(row.given_task_id for row in rows):
         lines.append(
             f"{TASK_ID_MARK} is told the task id, which this scenario withholds; "
@@ -149,10 +159,7 @@ def notes(comparison: Comparison) -> list[str]:
     for row in different:
         told = ", ".join(f"{key}: {shown(value)}" for key, value in row.differs.items())
         lines.append(f"{one_line(row.label)}: {one_line(told)}")
-    lines += _trained_otherwise(rows)
-    for row in rows:
-        lines += _problems(row)
-    return lines + [one_line(note) for note in comparison.notes]
+    return lines + _trained_otherwise(rows) + plain_words(rows)
 
 
 def _trained_otherwise(rows: Sequence[Row]) -> list[str]:
@@ -181,7 +188,7 @@ def details(rows: Sequence[Row]) -> list[str]:
         for seed, text in texts.items():
             where = "every seed" if seed < 0 else f"seed {seed}"
             lines.append(f"{one_line(row.label)}, {where}: {one_line(text, MOST_DETAILS)}")
-    return lines + _differences(rows)
+    return lines + differences(rows)
 
 
 def _name(row: Row, rows: Sequence[Row]) -> Cell:
@@ -208,7 +215,8 @@ def _differs(row: Row, rows: Sequence[Row]) -> bool:
     return any(other.differs.get(k) != v for other in rows for k, v in row.differs.items())
 
 
-def _competitors(rows: Sequence[Row], name: str) -> list[tuple[Row, float]]:
+def competitors(rows: Sequence[Row], name: str) -> list[tuple[Row, float]]:
+    """Those of the rows that may be the best in measure ``name``, with their means."""
     return [
         (row, mean)
         for row in rows
@@ -222,12 +230,12 @@ def _best(rows: Sequence[Row], column: Column) -> set[str]:
     """The labels whose shown mean is the best among those that can be compared."""
     if not column.starred:
         return set()
-    found = _competitors(rows, column.name)
-    competitors = [(row.label, float(percent(mean))) for row, mean in found]
-    if len(competitors) < 2:
+    found = competitors(rows, column.name)
+    rounded = [(row.label, float(percent(mean))) for row, mean in found]
+    if len(rounded) < 2:
         return set()
-    top = max(mean for _, mean in competitors)
-    return {label for label, mean in competitors if mean == top}
+    top = max(mean for _, mean in rounded)
+    return {label for label, mean in rounded if mean == top}
 
 
 def _problems(row: Row) -> list[str]:
@@ -253,12 +261,12 @@ def _listed(told: list[str], total: int) -> str:
     return "; ".join(told) + (f"; and {more} more" if more else "")
 
 
-def _differences(rows: Sequence[Row]) -> list[str]:
+def differences(rows: Sequence[Row]) -> list[str]:
     name = "average_accuracy"
-    competitors = _competitors(rows, name)
-    if len(competitors) < 2:
+    found = competitors(rows, name)
+    if len(found) < 2:
         return []
-    best = max(competitors, key=lambda pair: pair[1])[0]
+    best = max(found, key=lambda pair: pair[1])[0]
     lines = []
     for row in rows:
         pair = paired(row.by_seed[name], best.by_seed[name])

@@ -41,32 +41,40 @@ LATEX = {
 
 def markdown(title: str, blocks: Sequence[Block], notes: Sequence[str]) -> str:
     """A heading, one pipe table a block, the notes as a list; the best in bold."""
-    parts = [f"### {_markdown(title)}"]
+    parts = [f"### {markdown_text(title)}"]
     for block in blocks:
         ruler = ["---"] + ["---:"] * (len(block.headers) - 1)
-        lines = [[_markdown(header) for header in block.headers], ruler]
+        lines = [[markdown_text(header) for header in block.headers], ruler]
         lines += [[_markdown_cell(cell) for cell in row] for row in block.rows]
         parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
-    parts.append("\n".join(f"- {_markdown(note)}" for note in notes))
+    parts.append("\n".join(f"- {markdown_text(note)}" for note in notes))
     return "\n\n".join(parts) + "\n"
 
 
 def latex(title: str, blocks: Sequence[Block], notes: Sequence[str]) -> str:
-    """A table environment for the booktabs package, the notes below it; the best in bold."""
-    lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering\small"]
+    """A table environment for the packages booktabs and graphicx, the notes below it.
+
+    The best is in bold. What is wider than the column is made smaller, to fit it. The label is
+    ``tab:`` and the letters and digits of the title.
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    lines = [r"% needs \usepackage{booktabs,graphicx}", r"\begin{table}", r"\centering\small"]
     lines += [r"\setlength{\tabcolsep}{3pt}", rf"\caption{{{_latex(title)}}}"]
+    lines += [rf"\label{{tab:{name}}}"]
     for block in blocks:
-        lines += [rf"\begin{{tabular}}{{l{'r' * (len(block.headers) - 1)}}}", r"\toprule"]
-        lines += [" & ".join(map(_latex_header, block.headers)) + r" \\", r"\midrule"]
-        lines += [" & ".join(map(_latex_cell, row)) + r" \\" for row in block.rows]
-        lines += [r"\bottomrule", r"\end{tabular}", r"\par\medskip"]
+        lines += [r"\sbox0{%", rf"\begin{{tabular}}{{l{'r' * (len(block.headers) - 1)}}}"]
+        lines += [r"\toprule", " & ".join(map(_latex_header, block.headers)) + r" \\"]
+        lines += [r"\midrule", *(" & ".join(map(_latex_cell, row)) + r" \\" for row in block.rows)]
+        lines += [r"\bottomrule", r"\end{tabular}}%"]
+        lines += [r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi"]
+        lines += [r"\par\medskip"]
     lines.append(r"\begin{minipage}{\linewidth}\footnotesize")
     lines += [_latex(note) + r"\par" for note in notes]
     lines += [r"\end{minipage}", r"\end{table}"]
     return "\n".join(lines) + "\n"
 
 
-def _markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*\[\]|~#])", r"\\\1", text)
     # Inside a word an underscore is only an underscore.
@@ -74,7 +82,7 @@ def _markdown(text: str) -> str:
 
 
 def _markdown_cell(cell: Cell) -> str:
-    return f"**{_markdown(cell.text)}**" if cell.best else _markdown(cell.text)
+    return f"**{markdown_text(cell.text)}**" if cell.best else markdown_text(cell.text)
 
 
 def _latex(text: str) -> str:

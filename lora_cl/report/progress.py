@@ -11,10 +11,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -23,10 +22,10 @@ from rich.table import Table
 from rich.text import Text
 
 from lora_cl.records.events import EventLog
+from lora_cl.report.underway import UnderWay, mean_of, told_accuracies
 from lora_cl.streams import patient
 from lora_cl.text import duration, one_line
 
-SHOWN_ACCURACIES = 5
 LEAST_ROWS = 3
 
 
@@ -44,66 +43,6 @@ class RunLabel:
         return one_line(f"{self.experiment} {self.label} seed {self.seed}", limit=60)
 
 
-@dataclass
-class _State:
-    """Where one run stands: tasks count from 0, ``share`` is that of the current fit in [0, 1].
-
-    ``log`` is what its events come from, and how far it was read.
-    ``began`` is when it was first seen at work in this session, at ``began_at`` of its whole way;
-    ``started`` and ``latest`` are times from the log, on the clock of the machine that wrote it.
-    """
-
-    log: EventLog
-    tasks: int = 0
-    task: int = 0
-    share: float = 0.0
-    epoch: int = 0
-    epochs: int = 0
-    accuracies: list[float | None] = field(default_factory=list)
-    began: float | None = None
-    began_at: float = 0.0
-    started: float | None = None
-    latest: float = 0.0
-    status: str | None = None
-
-    @property
-    def way(self) -> float:
-        """The share of the run that is done, in [0, 1]; tasks are taken to be equally long."""
-        if self.status is not None:
-            return 1.0
-        return min(1.0, (self.task + self.share) / self.tasks) if self.tasks else 0.0
-
-    def take(self, event: dict[str, Any]) -> None:
-        """Goes on to where ``event`` says the run is; a log may hold anything."""
-        kind, moment = event["event"], event.get("time")
-        if isinstance(moment, int | float):
-            self.latest = float(moment)
-        if kind == "run_started":
-            self.started = self.latest
-            self.tasks = _whole(event, "tasks")
-        elif kind == "task_started":
-            self.task, self.share = _whole(event, "task"), 0.0
-            self.epoch = self.epochs = 0
-        elif kind == "fit_started":
-            self.share, self.epoch, self.epochs = 0.0, 0, _whole(event, "epochs")
-        elif kind == "epoch":
-            step, steps = _whole(event, "step"), _whole(event, "steps")
-            self.share = min(1.0, step / steps) if steps else 0.0
-            self.epochs = _whole(event, "epochs")
-            # Counted from the steps: the first epoch reads 1 once it is over.
-            self.epoch = round(self.share * self.epochs)
-        elif kind == "evaluated":
-            found = event.get("accuracies")
-            self.accuracies = [_fraction(x) for x in found] if isinstance(found, list) else []
-            self.task, self.share = _whole(event, "task") + 1, 0.0
-
-    def remaining(self, now: float) -> float | None:
-        """Seconds to go at the pace so far; None while that cannot be told."""
-        if self.began is None or self.way <= self.began_at:
-            return None
-        return max(0.0, (now - self.began) * (1 - self.way) / (self.way - self.began_at))
-
-
 class Progress:
     """Shows how far ``runs`` are, from entering until leaving; a context manager.
 
@@ -114,7 +53,7 @@ class Progress:
     def __init__(self, runs: Sequence[RunLabel], console: Console | None = None) -> None:
         self.runs = list(runs)
         self.console = console or _on_stderr()
-        self.states = [_State(EventLog(run.folder)) for run in runs]
+        self.states = [UnderWay(EventLog(run.folder)) for run in runs]
         self.start = time.time()
         live = self.console.is_terminal and not self.console.is_dumb_terminal
         self._live = (
@@ -168,7 +107,7 @@ class Progress:
         text = f"[{ended}/{len(self.runs)}] {self.runs[index].name}: {one_line(status)}"
         if state.began is not None and state.started is not None:
             text += f" after {duration(max(0.0, state.latest - state.started))}"
-        mean = _mean(state.accuracies)
+        mean = mean_of(state.accuracies)
         if status == "done" and mean is not None and state.task == state.tasks:
             text += f", average accuracy {100 * mean:.2f} %"
         if message:
@@ -183,18 +122,18 @@ class Progress:
         size = state.log.size()
         if size < state.log.offset:
             # The log was begun anew, so the run was too.
-            state = self.states[index] = _State(EventLog(self.runs[index].folder))
+            state = self.states[index] = UnderWay(EventLog(self.runs[index].folder))
         if size == state.log.offset:
             return
         found = False
         for event in state.log.new():
             found = True
             state.take(event)
-            measured = event["event"] == "evaluated" and _mean(state.accuracies) is not None
+            measured = event["event"] == "evaluated" and mean_of(state.accuracies) is not None
             if news and measured and self._live is None:
                 self.say(
                     f"{self.runs[index].name}: task {state.task} of {state.tasks} learned, "
-                    f"accuracy {_accuracies(state.accuracies)}"
+                    f"accuracy {told_accuracies(state.accuracies)}"
                 )
         if news and found and state.began is None:
             state.began, state.began_at = time.time(), state.way
@@ -227,7 +166,7 @@ class Progress:
                 f"{min(state.task + 1, state.tasks)}/{state.tasks}" if state.tasks else "",
                 f"{state.epoch}/{state.epochs}" if state.epochs else "",
                 "" if left is None else duration(left),
-                _accuracies(state.accuracies),
+                told_accuracies(state.accuracies),
             )
         parts: list[Table | Text] = [table] if going else []
         if len(going) > room:
@@ -268,27 +207,3 @@ def _on_stderr() -> Console:
     if stream is None:
         return Console(stderr=True, force_terminal=False)
     return Console(file=stream, force_terminal=stream.isatty())
-
-
-def _whole(event: dict[str, Any], key: str) -> int:
-    value = event.get(key)
-    return value if type(value) is int and value >= 0 else 0
-
-
-def _fraction(value: Any) -> float | None:
-    return float(value) if type(value) in (int, float) and 0 <= value <= 1 else None
-
-
-def _mean(accuracies: Sequence[float | None]) -> float | None:
-    known = [x for x in accuracies if x is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _accuracies(accuracies: Sequence[float | None]) -> str:
-    """The latest accuracies in %, oldest first, and the mean of all that were measured."""
-    mean = _mean(accuracies)
-    if mean is None:
-        return ""
-    known = [f"{100 * x:.1f}" for x in accuracies if x is not None]
-    cut = "… " if len(known) > SHOWN_ACCURACIES else ""
-    return f"{cut}{' '.join(known[-SHOWN_ACCURACIES:])} (mean {100 * mean:.1f})"

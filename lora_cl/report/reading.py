@@ -50,7 +50,8 @@ class Run:
 
     ``matrix`` (T, T) holds fractions, NaN where not measured; ``values`` the measures and costs.
     Both are there for a run that is done, and for no other. ``options`` are the config by dotted
-    key, ``content`` what else makes the result, ``position`` the label's place in the config.
+    key, ``content`` what else makes the result, ``position`` the label's place in the config;
+    ``details`` and ``provenance`` are as on record.
     """
 
     folder: Path
@@ -73,6 +74,7 @@ class Run:
     values: dict[str, float | None] = field(default_factory=dict)
     routing: Routing | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:
@@ -118,6 +120,7 @@ def check(record: Record) -> Run:
             isolated=_bool(result, "isolated"),
             classifier=_text(result, "classifier"),
             reason=_reason(result),
+            provenance=_mapping(result, "provenance"),
         )
         return _with_numbers(run, result) if run.done else run
     except (ValueError, OverflowError, RecursionError) as error:

@@ -15,9 +15,11 @@ from rich.text import Text
 from lora_cl.report import layout, machine, markup
 from lora_cl.report.aggregate import Comparison
 from lora_cl.report.columns import Column
+from lora_cl.report.pivot import pivot
 
 FORMATS = ("table", "markdown", "latex", "csv", "json")
 UNBOUNDED = 1000
+ACROSS = "average accuracy by scenario"
 LEAST_NAME = 12
 """Characters of the first column that are shown in any case; longer names are folded."""
 
@@ -42,7 +44,12 @@ def render(
     if format == "csv":
         return machine.csv_text(comparisons, details, columns)
     if format in ("markdown", "latex"):
-        return "\n".join(_marked_up(one, details, format, columns) for one in comparisons)
+        parts = [_marked_up(one, details, format, columns) for one in comparisons]
+        across = pivot(comparisons) if format == "latex" and not columns else None
+        if across is not None:
+            names = " and ".join(dict.fromkeys(one.name for one in comparisons))
+            parts.append(markup.latex(f"{names}: {ACROSS}", [across], [layout.READING]))
+        return "\n".join(parts)
     if format != "table":
         raise ValueError(f"unknown format {format!r}; there are {', '.join(FORMATS)}")
     out = io.StringIO()

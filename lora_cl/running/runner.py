@@ -15,13 +15,13 @@ from lora_cl.errors import DivergedError, LoraClError, OutOfTimeError
 from lora_cl.records.events import append_event, read_events
 from lora_cl.records.files import remove_files, write_atomic
 from lora_cl.records.folders import CONFIG
+from lora_cl.records.holder import holder, noted
 from lora_cl.records.integrity import manifest
 from lora_cl.records.layout import ADAPTERS, LOCK, TRACEBACK, remove_temporaries
 from lora_cl.records.results import RESULT, write_result
 from lora_cl.running.arithmetic import computed_with, reproducible
 from lora_cl.running.checkpoints import AdapterFolder
 from lora_cl.running.folder import FINISHED, RunFolder
-from lora_cl.running.holder import holder, noted
 from lora_cl.running.machine import MemoryPeak, code_version, require_same, versions
 from lora_cl.running.making import make_benchmark, make_method
 from lora_cl.running.recording import EXPECTED, describe_error, identity, measured, provenance

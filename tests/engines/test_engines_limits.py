@@ -16,7 +16,7 @@ from process_cases import ENVIRONMENT, TWO_RUNS, python, wait_until
 
 from lora_cl.engines.cores import jobs_for, usable_cores
 from lora_cl.records.folders import load_records
-from lora_cl.running.holder import holder, noted
+from lora_cl.records.holder import holder, noted
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from report_cases import FULL, JOINT, LORA, configured, record, result, write
 
 from lora_cl.errors import ResultsError
 from lora_cl.report import COLUMNS, aggregate, compare_table, render
+from lora_cl.report.tables import ACROSS
 from lora_cl.text import count, duration, one_line, percent, seconds_of, size
 
 BETTER = [[0.9, None], [0.5, 0.8]]
@@ -360,6 +362,44 @@ def test_latex_escapes_and_booktabs():
     assert text.isascii()
     rows = [line for line in text.splitlines() if line.endswith(r"\\") and "shortstack" not in line]
     assert [row.replace(r"\&", "").count("&") for row in rows] == [5, 5, 5, 5]
+
+
+def test_latex_has_a_table_across_scenarios():
+    records = [
+        *(record("lora", seed, LORA) for seed in (0, 1)),
+        *(record("lora", seed, FULL, scenario="class") for seed in (0, 1)),
+        record("only", 0, FULL, scenario="class"),
+    ]
+    *tables, across = render_records(records, "latex").split("% needs")[1:]
+    assert len(tables) == 2
+    assert r"\label{tab:digits-average-accuracy-by-scenario}" in across
+    assert r"lora & 85.00 $\pm$ 0.00 & 60.00 $\pm$ 0.00 \\" in across
+    assert r"only & - & 60.00 \\" in across
+    assert ACROSS not in render_records(records[:2], "latex")
+    assert ACROSS not in render_records(
+        [*records[:2], record("x", 0, FULL, experiment="y")], "latex"
+    )
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_latex_compiles_and_fits_a_column(records, tmp_path):
+    hostile = [record(label, 0, FULL, scenario="class") for label in NASTY if label.isprintable()]
+    long = record("a-label-of-very-many-letters [rank=4, alpha=8]", 0, FULL)
+    text = render_records([*records, long, *hostile], "latex", details=True)
+    document = [r"\documentclass[twocolumn]{article}", r"\usepackage{booktabs,graphicx}"]
+    document += [r"\begin{document}", text, r"\end{document}"]
+    (tmp_path / "t.tex").write_text("\n".join(document))
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "t.pdf").stat().st_size > 1000
+    assert not re.findall(r"^Overfull .*alignment.*$", done.stdout, re.M)
+    assert "multiply defined" not in done.stdout
 
 
 def test_unknown_format():

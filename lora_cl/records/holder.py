@@ -32,6 +32,28 @@ def noted(folder: Path) -> Iterator[None]:
             note.unlink()
 
 
+def is_held(lock: Path) -> bool:
+    """Whether somebody holds a lock file now; False where the system does not tell.
+
+    Never writes, and never waits.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows.
+        return False
+    try:
+        descriptor = os.open(lock, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def holder(lock: Path) -> str:
     """Who holds a lock file: what the system tells of its own processes, or what they noted."""
     with suppress(OSError, ValueError):

@@ -1,0 +1,66 @@
+"""Where records come from and answers go: folders that were named, the terminal, a file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lora_cl.cli.answering import say, tell
+from lora_cl.errors import ConfigError, ResultsError
+from lora_cl.records.folders import DEFAULT_RESULTS
+
+Folders = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[DIR]...", help="Results directories or run folders."),
+]
+
+
+def places(given: Sequence[Path] | None) -> list[Path]:
+    """The folders that were named, ``~`` replaced, or the one of all results."""
+    from lora_cl.options import user_path
+
+    try:
+        return [user_path(folder) for folder in given or [DEFAULT_RESULTS]]
+    except ValueError as error:
+        raise ConfigError(f"DIR: {error}") from None
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configs that came with the package, by name."""
+    here = Path(__file__).parents[1]
+    folder = here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def config_file(given: Path) -> Path:
+    """The config that was named: a file, or, by a bare name, one that came with the package."""
+    bare = given.name == str(given) and not given.suffix
+    return given if not bare or given.exists() else shipped_configs().get(given.name, given)
+
+
+def terminal() -> tuple[int | None, bool]:
+    """How wide the terminal is and whether it shows color; None and False where there is none."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return None, False
+    color = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    return shutil.get_terminal_size().columns, color
+
+
+def deliver(text: str, output: Path | None) -> None:
+    """Prints an answer on stdout, or puts it into the file ``output``."""
+    if output is None:
+        tell(text)
+        return
+    from lora_cl.records.output import write_output
+
+    try:
+        write_output(output, f"{text.rstrip()}\n".encode())
+    except OSError as error:
+        raise ResultsError(f"{output}: cannot be written: {error.strerror}") from None
+    say(f"written to {output}")
