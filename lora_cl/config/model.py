@@ -88,7 +88,9 @@ class BudgetOptions(OptionsBase):
     """
 
     added_params_per_task: int | None = Field(default=None, ge=1)
+    """The most parameters that a task may add."""
     stored_bytes: int | None = Field(default=None, ge=1)
+    """The most bytes that may be stored."""
 
     @property
     def asked(self) -> tuple[str, int]:
@@ -112,6 +114,7 @@ class TrialOptions(OptionsBase):
     """
 
     tasks: int | None = Field(default=None, ge=1)
+    """How many tasks are trained on, the first ones; null: all."""
 
 
 def _labels_name_methods(value: Any) -> Any:

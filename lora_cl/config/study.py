@@ -28,8 +28,11 @@ class RangeOptions(OptionsBase):
     ones, evenly in the logarithm, from 1 on."""
 
     uniform: tuple[Number, Number] | None = None
+    """Evenly between these two bounds."""
     log: tuple[Number, Number] | None = None
+    """Between these two bounds, evenly in the logarithm."""
     integer: tuple[int, int] | None = None
+    """Whole numbers between these two bounds, evenly in the logarithm."""
 
     @property
     def kind(self) -> str:
@@ -86,15 +89,23 @@ class TuneOptions(OptionsBase):
     """
 
     trials: int = Field(default=10, ge=1, le=MAX_TRIALS)
+    """Trials of every method; the first has the config's own values."""
     tasks: int | None = Field(default=2, ge=1)
+    """How many tasks, the first ones, are trained on; null: all."""
     seeds: int | list[Annotated[int, Field(ge=0, lt=2**31)]] = 1
+    """Seeds to tune on: a list, or a number of seeds that the config does not have."""
     space: Annotated[dict[str, ListOrRange], Field(min_length=1)] = Field(
         default={"train.lr": RangeOptions(log=(1e-5, 1e-1))}
     )
+    """Keys of `train` or of single methods, each with a list of values or a range."""
     search: Literal["random", "tpe"] = "random"
+    """`random`, or `tpe`, which Optuna does."""
     prune: Literal["median", "none"] = "median"
+    """`median`: after each seed the worse half goes no further."""
     validation: float = Field(default=0.1, gt=0.0, lt=1.0)
+    """The share held out to choose by, where the config has none."""
     seed: int = Field(default=0, ge=0, lt=2**31)
+    """Of the search."""
 
     @model_validator(mode="after")
     def _some_seeds(self) -> TuneOptions:
@@ -120,7 +131,9 @@ class ConfigFile(Config):
     """
 
     sweep: Sweep = Field(default={})
+    """Values of dotted keys; every combination is run, a row each."""
     tune: TuneOptions | None = None
+    """How `lora-cl tune` searches."""
 
     @model_validator(mode="after")
     def _sweepable(self) -> ConfigFile:

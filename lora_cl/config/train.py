@@ -120,14 +120,18 @@ class TunedOptions(OptionsBase):
     """Which values of a method a tuner chose, of how many trials, and the sha256 of its trace."""
 
     keys: list[str]
+    """The keys whose values were chosen."""
     trials: int = Field(ge=1)
+    """How many trials they were chosen from."""
     trace: str
+    """The sha256 of the file with all trials."""
 
 
 class MethodTraining(ClassifierOptions):
     """What every method can say besides its own options."""
 
     tuned: TunedOptions | None = None
+    """Written by `lora-cl tune`: which values it chose."""
     train: OwnTrain = OwnTrain()  # type: ignore[valid-type]
     """Keys of the shared `train` that this method has otherwise, such as `lr`."""
 

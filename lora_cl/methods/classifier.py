@@ -23,6 +23,7 @@ class RanPACOptions(OptionsBase):
     """`width`: the random features M that the backbone's are projected to; 10000 in the paper."""
 
     width: Annotated[int, Field(ge=1, le=65536)] = 2000
+    """How many random features."""
 
 
 ClassifierChoice: Any = choice(
@@ -43,6 +44,8 @@ class ClassifierOptions(OptionsBase):
     """
 
     classifier: ClassifierChoice | None = None
+    """What answers: `joint`, `local`, `ncm` or `ranpac`; null: `local` where a task has its own
+    outputs, else `joint`."""
 
 
 class Statistics(Protocol):

@@ -26,8 +26,11 @@ class DERppOptions(SharedBackboneOptions):
     """
 
     size: Annotated[int, Field(ge=1)] = 500
+    """How many samples the reservoir holds."""
     alpha: Annotated[float, Field(ge=0.0)] = 0.5
+    """The weight of the distance to stored outputs."""
     beta: Annotated[float, Field(ge=0.0)] = 0.5
+    """The weight of the loss of stored labels; 0: DER."""
 
 
 class DERpp(Replay):

@@ -37,8 +37,11 @@ class MergedOptions(LowRankOptions):
     """
 
     how: How = "ties"
+    """How the adapters are merged."""
     density: float = Field(default=0.2, gt=0.0, le=1.0)
+    """The share of entries that `ties`, `dare_ties` and `magnitude_prune` keep of each task."""
     weight: float | None = Field(default=None, gt=0.0)
+    """Of every task; null: 1 / T where they are added, 1 for `ties` and `dare_ties`."""
 
 
 class Merged(LoRA):

@@ -26,10 +26,15 @@ class SDLoRAOptions(OptionsBase):
     """
 
     rank: int = Field(default=8, ge=1, le=65536)
+    """r of every task's branch."""
     targets: str | list[str] = "all-linear"
+    """The layers to adapt, as those of `lora`."""
     init: Init = "kaiming"
+    """The start of A; B starts at 0."""
     magnitude: Annotated[float, Field(gt=0.0)] = 0.8
+    """What a branch's magnitude begins with."""
     magnitudes: Magnitudes = "restart"
+    """When the next task begins: `restart`, all at `magnitude` again; `kept`, where they are."""
 
 
 class SDLoRA(SummedBranches):

@@ -31,8 +31,11 @@ class AutoTargets(OptionsBase):
     fine-tuning on the first task, by Adam at rate `lr`."""
 
     auto: int = Field(ge=1, le=65536)
+    """How many layers: those that move most."""
     steps: int = Field(default=100, ge=1)
+    """Of the full fine-tune on the first task that tells."""
     lr: float = Field(default=1e-4, gt=0.0)
+    """Its learning rate."""
 
 
 Targets = str | list[str] | AutoTargets

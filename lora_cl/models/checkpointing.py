@@ -23,6 +23,7 @@ class DeepOptions(OptionsBase):
     is computed again, to the same bits."""
 
     checkpointing: bool = Field(default=False, json_schema_extra={"hashed": False})
+    """Activations are computed twice instead of being held: less memory, the same bits."""
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
