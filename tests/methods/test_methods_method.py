@@ -41,6 +41,7 @@ TOTALS = {
     "seq_lora: {rank: 2}": NOTHING_BUT_HEADS,
     "o_lora: {rank: 2}": NOTHING_BUT_HEADS,
     "inflora: {rank: 2}": NOTHING_BUT_HEADS,
+    "merged: {rank: 2}": NOTHING_BUT_HEADS,
     "ewc: {adapter: {name: lora, rank: 2}}": NOTHING_BUT_HEADS,
     "full: {adapter: {name: dora, rank: 2}}": NOTHING_BUT_HEADS,
     # A 4-bit weight cannot take the adapter in and stay in 4 bits.

@@ -59,7 +59,7 @@ CASES = [
     ("pnn: {}", "task"),
     ("full: {}", "domain"),
     ("ewc: {adapter: {name: lora, rank: 2}}", "task"),
-    ("frozen: {head: ncm}", "class"),
+    ("frozen: {classifier: ncm}", "class"),
     ("joint: {}", "class"),
     ("lora: {rank: 2, router: prototype}", "class"),
     ("independent: {router: prototype}", "class"),
