@@ -21,7 +21,8 @@ from lora_cl.adapters import (
     merged_parameter_count,
     remove_adapter,
 )
-from lora_cl.benchmarks import Task
+from lora_cl.benchmarks import Benchmark, Task
+from lora_cl.errors import ConfigError
 from lora_cl.methods.lora import LoRA
 from lora_cl.methods.shared import LowRankOptions
 from lora_cl.models import TaskNetwork
@@ -66,8 +67,25 @@ class Merged(LoRA):
         return False
 
     @property
+    def classifier(self) -> str:
+        """Each adapter was trained with the head of its task, if tasks have their own."""
+        return "local" if self.per_task_heads else "joint"
+
+    @property
     def per_task_heads(self) -> bool:
         return self.benchmark.scenario != "domain"
+
+    side_by_side = False  # While it is trained; to answer it puts heads side by side itself.
+
+    def check(self, benchmark: Benchmark) -> None:
+        chosen = getattr(self.options, "classifier", None)
+        can = "joint" if benchmark.scenario == "domain" else "local"
+        if chosen is not None and chosen.name != can:
+            raise ConfigError(
+                f"classifier {chosen.name} is for methods whose tasks share what is trained; "
+                f"merged answers with the heads that its adapters were trained with: {can}"
+            )
+        super().check(benchmark)
 
     def seal(self, task: Task) -> None:
         """Moves the adapter, and a head of the task's own, into the bank."""

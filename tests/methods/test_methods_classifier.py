@@ -17,7 +17,8 @@ from lora_cl.methods.means import NearestMean
 from lora_cl.methods.ranpac import RandomProjection
 from lora_cl.running.preparation import check
 
-SHARED = sorted(name for name in METHODS if not METHODS[name].private_heads)
+SHARED = sorted(name for name in METHODS if not METHODS[name].private_heads and name != "merged")
+"""Those of one backbone and, if they like, one head; `merged` has those of its adapters."""
 SMALL = {"ranpac": "{name: ranpac, width: 40}"}
 
 
@@ -178,6 +179,7 @@ def test_a_domain_incremental_run_answers_once_it_has_statistics(tmp_path: Path)
         ("lora: {classifier: ncm}", "class", "methods.lora: classifier ncm is for methods whose"),
         ("pnn: {classifier: joint}", "domain", "methods.pnn: classifier joint is for methods who"),
         ("full: {classifier: local}", "domain", "classifier local has no meaning in a domain-inc"),
+        ("merged: {classifier: ncm}", "class", "merged answers with the heads that its adapters"),
         ("full: {classifier: joint}", "task", "classifier joint has no meaning in a task-increm"),
     ],
 )
