@@ -24,7 +24,7 @@ tune-smoke: .venv/installed
 	$(RUN) validate $$smoke/tuned.yaml
 
 test: .venv/installed
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest -q -n 3 --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check .
