@@ -112,7 +112,7 @@ def unpack(piece: bytes, folder: Path) -> None:
 
 @contextmanager
 def _telling(log: Path, tell: Tell) -> Iterator[None]:
-    """Tells what is new in ``log`` twice a second, and at the end."""
+    """Tells what is new in ``log`` twice a second; the last of it comes with the folder."""
     over = threading.Event()
     told = log.stat().st_size if log.exists() else 0
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import shutil
 import signal
 import tempfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from lora_cl.records.events import EVENTS, append_event
 from lora_cl.records.files import open_to_append
 from lora_cl.records.layout import LOCK
 from lora_cl.running.folder import REUSED, RunFolder
-from lora_cl.running.runner import Outcome, Where, record_lost_run, run_one
+from lora_cl.running.runner import Outcome, Where, locked, record_lost_run, run_one
 from lora_cl.text import one_line
 
 MISSING = "engine ray needs Ray: pip install 'lora-cl[ray]'"
@@ -62,65 +60,60 @@ def run_all(
         with _connected(address) as ray, _marked(where.results) as mark:
             _require_alike(ray, [runs[index] for index in queue], where.data_dir)
             with _Mailbox(ray) as mailbox:
-                _Cluster(ray, runs, where, force, tally, mark, mailbox, jobs).run(queue)
+                _Cluster(ray, runs, where, force, tally, mark, mailbox).run(queue, jobs)
     return tally.statuses
 
 
-@dataclass
-class _Attempt:
-    """A run that was handed to the cluster."""
-
-    index: int
-    number: int
-
-
-@dataclass
 class _Cluster:
     """Hands runs to the cluster, and takes what comes back."""
 
-    ray: Any
-    runs: Sequence[RunConfig]
-    where: Where
-    force: bool
-    tally: Tally
-    mark: Mark
-    mailbox: _Mailbox
-    jobs: int | None
-    under_way: dict[Any, _Attempt] = field(default_factory=dict)
+    def __init__(
+        self,
+        ray: Any,
+        runs: Sequence[RunConfig],
+        where: Where,
+        force: bool,
+        tally: Tally,
+        mark: Mark,
+        mailbox: _Mailbox,
+    ) -> None:
+        self.ray, self.runs, self.where, self.force = ray, runs, where, force
+        self.tally, self.mark, self.mailbox = tally, mark, mailbox
+        self.task = ray.remote(max_retries=0)(_do)
+        self.under_way: dict[Any, int] = {}
+        self.deaths: Counter[int] = Counter()
+        """How often each run was lost with its node or process."""
 
-    def run(self, queue: deque[int]) -> None:
-        attempts = dict.fromkeys(queue, 0)
+    def run(self, queue: deque[int], jobs: int | None) -> None:
         try:
             while queue or self.under_way:
-                while queue and len(self.under_way) < self._most():
+                most = self._room() if jobs is None else max(1, jobs)
+                while queue and len(self.under_way) < most:
                     index = queue.popleft()
-                    attempts[index] += 1
-                    self.under_way[self._hand_out(index)] = _Attempt(index, attempts[index])
+                    self.under_way[self._hand_out(index)] = index
                 pending = list(self.under_way)
                 ended, _ = self.ray.wait(pending, num_returns=len(pending), timeout=POLL_SECONDS)
                 self._deliver_logs()
                 for reference in ended:
-                    attempt = self.under_way.pop(reference)
-                    if not self._take(reference, attempt):
-                        queue.append(attempt.index)
+                    index = self.under_way.pop(reference)
+                    if not self._take(reference, index):
+                        queue.append(index)
                 self.tally.watcher.poll()
         finally:
             for reference in self.under_way:
                 with suppress(Exception):  # What is lost already cannot be ended.
                     self.ray.cancel(reference, force=True)
 
-    def _most(self) -> int:
-        if self.jobs is not None:
-            return max(1, self.jobs)
+    def _room(self) -> int:
         return AHEAD * max(1, int(self.ray.cluster_resources().get("CPU", 1)))
 
     def _hand_out(self, index: int) -> Any:
         run, folder = self.runs[index], self._folder(index)
         resources = run.resolved["resources"]
         gpus = resources["gpus"] or float(self.where.device.startswith("cuda"))
-        task = self.ray.remote(
-            num_cpus=resources["cpus"] or run.resolved["threads"], num_gpus=gpus, max_retries=0
-        )(_do)
+        task = self.task.options(
+            num_cpus=resources["cpus"] or run.resolved["threads"], num_gpus=gpus
+        )
         begun = None if self.force or not folder.is_dir() else pack(folder)
         return task.remote(
             *(index, run, self.where, self.force, self.mark, begun),
@@ -139,9 +132,9 @@ class _Cluster:
                 with open_to_append(folder / EVENTS) as file:
                     file.write(news)
 
-    def _take(self, reference: Any, attempt: _Attempt) -> bool:
+    def _take(self, reference: Any, index: int) -> bool:
         """Takes how a run ended; False if it has to be done again."""
-        run = self.runs[attempt.index]
+        run = self.runs[index]
         try:
             ended: Ended = self.ray.get(reference)
             outcome = ended.outcome
@@ -149,16 +142,17 @@ class _Cluster:
                 outcome = _brought(run, self.where.results, ended)
         except _deaths(self.ray) as death:
             told = one_line(str(death).partition("\n")[0] or type(death).__name__, 160)
-            if attempt.number < ATTEMPTS:
+            self.deaths[index] += 1
+            if self.deaths[index] < ATTEMPTS:
                 with suppress(LoraClError, OSError):
                     RunFolder(self.where.results, run).make()
-                    append_event(self._folder(attempt.index), "lost", message=told)
+                    append_event(self._folder(index), "lost", message=told)
                 return False
             message = f"lost {ATTEMPTS} times with its node or process: {told}"
             outcome = record_lost_run(run, self.where, message)
         except Exception as error:  # Such as an object store that is full.
             outcome = Outcome("failed", one_line(f"{type(error).__name__}: {error}", 300))
-        return self.tally.ended(attempt.index, outcome)
+        return self.tally.ended(index, outcome)
 
 
 def _do(
@@ -183,12 +177,10 @@ def _brought(run: RunConfig, results: Path, ended: Ended) -> Outcome:
     try:
         place.make()
         with FileLock(place.path / LOCK, timeout=1.0):
-            if place.anew.exists():
-                shutil.rmtree(place.anew)
-            unpack(ended.folder, place.anew)
+            unpack(ended.folder, place.begin_anew())
             place.replace()
     except Timeout:
-        return Outcome("locked", f"{place.path} is held by another process")
+        return locked(place)
     except (LoraClError, OSError) as error:
         return Outcome("failed", one_line(error))
     return ended.outcome

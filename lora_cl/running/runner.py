@@ -74,24 +74,24 @@ def run_one(
     try:
         place.make()
         with FileLock(place.path / LOCK, timeout=LOCK_SECONDS), noted(place.path):
-            if force and not where.time_is_up:
-                outcome = _run_locked(run, place.begin_anew(), where, give_way)
-                if outcome.status in FINISHED:
-                    place.replace()
-                return outcome
-            status = None if force else place.finished() or place.adopted()
-            if status:
+            if not force and (status := place.finished() or place.adopted()):
                 return Outcome(status)
             if where.time_is_up:
                 return Outcome(UNFINISHED)
-            return _run_locked(run, place.path, where, give_way)
+            if not force:
+                return _run_locked(run, place.path, where, give_way)
+            outcome = _run_locked(run, place.begin_anew(), where, give_way)
+            if outcome.status in FINISHED:
+                place.replace()
+            return outcome
     except Timeout:
-        return _locked(place)
+        return locked(place)
     except Exception as error:  # Not even a record could be written, such as on a full disk.
         return Outcome("failed", describe_error(error, None, None)["message"])
 
 
-def _locked(place: RunFolder) -> Outcome:
+def locked(place: RunFolder) -> Outcome:
+    """How a run ends whose folder another process has."""
     return Outcome("locked", f"{place.path} is held by {holder(place.path / LOCK)}")
 
 
@@ -182,7 +182,7 @@ def record_lost_run(run: RunConfig, where: Where, message: str, force: bool = Fa
                 return Outcome(status)
             _record_lost(run, place.anew if force else place.path, message)
     except Timeout:
-        return _locked(place)
+        return locked(place)
     except (LoraClError, OSError) as error:
         message = f"{message}; no record could be written: {one_line(error)}"
     return Outcome("failed", message)
