@@ -5,20 +5,6 @@ from __future__ import annotations
 TYPE_CHECKING = False  # A type checker takes it to be true; typing is slow to import.
 __version__ = "0.1.0"
 
-_PLACES = {
-    "api": ("load_config", "load_results", "load_run", "parse_config", "run", "tune"),
-    "bank": (
-        "add_task",
-        "analyze",
-        "export_adapter",
-        "import_adapter",
-        "load_bank",
-        "load_base",
-        "merge_adapters",
-        "predict",
-        "remove_adapter",
-    ),
-}
 __all__ = [
     "__version__",
     "add_task",
@@ -57,9 +43,12 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     """Imports the Python interface, and torch with it, when it is first asked for."""
-    for module, names in _PLACES.items():
-        if name in names:
-            from importlib import import_module
+    if name in __all__:
+        from lora_cl import api
 
-            return getattr(import_module(f"lora_cl.{module}"), name)
+        if name in api.__all__:
+            return getattr(api, name)
+        from lora_cl import bank
+
+        return getattr(bank, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

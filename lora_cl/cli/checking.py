@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from lora_cl.cli.answering import RUN_FAILED, answering, say, tell
-from lora_cl.errors import ConfigError, ResultsError
-from lora_cl.options import user_path
+from lora_cl.cli.places import places, write
 
 
 def check(
@@ -30,23 +29,15 @@ def check(
     is not met where a seed is missing or failed.
     """
     with answering():
-        from lora_cl.records.output import write_output
         from lora_cl.report import Selection, comparisons
         from lora_cl.report.requirements import findings, requirement
         from lora_cl.report.requirements import junit as as_junit
 
         wanted = [requirement(text) for text in require]
-        try:
-            places = [user_path(folder) for folder in folders]
-        except ValueError as error:
-            raise ConfigError(f"DIR: {error}") from None
-        found = findings(comparisons(places, Selection(), say), wanted)
+        found = findings(comparisons(places(folders), Selection(), say), wanted)
         for one in found:
             tell(f"{'FAILED' if one.problem else 'ok'}  {one.requirement.text}: {one.told}")
         if junit is not None:
-            try:
-                write_output(junit, as_junit(found))
-            except OSError as error:
-                raise ResultsError(f"{junit}: cannot be written: {error.strerror}") from None
+            write(junit, as_junit(found))
     if any(one.problem for one in found):
         raise typer.Exit(RUN_FAILED)

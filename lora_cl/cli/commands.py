@@ -24,6 +24,7 @@ from lora_cl.cli.answering import (
     say,
     tell,
 )
+from lora_cl.cli.asking import Address, Device, Engine, Jobs, Only, Results
 from lora_cl.cli.checking import check
 from lora_cl.cli.data import DataDir, cache_app, data_app, one_of
 from lora_cl.cli.listing import list_
@@ -85,26 +86,14 @@ def _main(
 def run(
     configs: Configs,
     override: Overrides = [],  # noqa: B006
-    results: Annotated[Path, typer.Option(help="Where run folders go.")] = DEFAULT_RESULTS,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Runs at a time (default: usable cores / threads; 0: in this process).",
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    results: Results = DEFAULT_RESULTS,
+    jobs: Jobs = None,
+    device: Device = "auto",
     data_dir: DataDir = None,
     force: Annotated[bool, typer.Option(help="Repeat runs that are finished.")] = False,
-    only: Annotated[
-        list[str], typer.Option(metavar="LABEL", help="Only these methods; * stands for anything.")
-    ] = [],  # noqa: B006
-    engine: Annotated[
-        str, typer.Option(help="pool: processes of this machine; ray: a Ray cluster.")
-    ] = "pool",
-    address: Annotated[
-        str | None, typer.Option(help="Of the Ray cluster; without it this machine is one.")
-    ] = None,
+    only: Only = [],  # noqa: B006
+    engine: Engine = "pool",
+    address: Address = None,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts of the runs.")
     ] = None,

@@ -57,10 +57,15 @@ def deliver(text: str, output: Path | None) -> None:
     if output is None:
         tell(text)
         return
+    write(output, f"{text.rstrip()}\n".encode())
+    say(f"written to {output}")
+
+
+def write(output: Path, content: bytes) -> None:
+    """Puts ``content`` into a file; ResultsError if that cannot be."""
     from lora_cl.records.output import write_output
 
     try:
-        write_output(output, f"{text.rstrip()}\n".encode())
+        write_output(output, content)
     except OSError as error:
         raise ResultsError(f"{output}: cannot be written: {error.strerror}") from None
-    say(f"written to {output}")

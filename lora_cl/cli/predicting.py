@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lora_cl.cli.answering import answering
+from lora_cl.cli.asking import Device
 from lora_cl.cli.data import DataDir, one_of
 from lora_cl.cli.places import deliver
 
@@ -30,7 +31,7 @@ def predict(
     format: Annotated[str, typer.Option(help="csv or json.")] = "csv",  # noqa: A002
     output: Output = None,
     column: Annotated[str, typer.Option(help="The column of a table that holds texts.")] = "text",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
     data_dir: DataDir = None,
 ) -> None:
     """Say what a finished run makes of images, arrays or texts: label and probability.

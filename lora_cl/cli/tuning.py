@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lora_cl.cli.answering import RUN_FAILED, answering, importing, prepare_processes, say, tell
+from lora_cl.cli.asking import Address, Device, Engine, Jobs, Only, Results
 from lora_cl.cli.data import DataDir, one_of
-from lora_cl.errors import ResultsError
+from lora_cl.cli.places import config_file, write
 from lora_cl.records.folders import DEFAULT_RESULTS
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def tune(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML config file.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A YAML file, or a name of `list configs`.")
+    ],
     override: Annotated[
         list[str],
         typer.Option("-o", "--override", metavar="KEY=VALUE", help="Set a key, as tune.trials=20."),
@@ -27,25 +30,13 @@ def tune(
         Path | None,
         typer.Option(help="Where the tuned config goes (default: CONFIG.tuned.yaml, here)."),
     ] = None,
-    results: Annotated[Path, typer.Option(help="Where run folders go.")] = DEFAULT_RESULTS,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Runs at a time (default: usable cores / threads; 0: in this process).",
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    results: Results = DEFAULT_RESULTS,
+    jobs: Jobs = None,
+    device: Device = "auto",
     data_dir: DataDir = None,
-    only: Annotated[
-        list[str], typer.Option(metavar="LABEL", help="Only these methods; * stands for anything.")
-    ] = [],  # noqa: B006
-    engine: Annotated[
-        str, typer.Option(help="pool: processes of this machine; ray: a Ray cluster.")
-    ] = "pool",
-    address: Annotated[
-        str | None, typer.Option(help="Of the Ray cluster; without it this machine is one.")
-    ] = None,
+    only: Only = [],  # noqa: B006
+    engine: Engine = "pool",
+    address: Address = None,
 ) -> None:
     """Choose options of every method by equally many trials, without a look at test data.
 
@@ -60,10 +51,9 @@ def tune(
 
             from lora_cl import api
             from lora_cl.records.files import sorted_json
-            from lora_cl.records.output import write_output
             from lora_cl.tuning import tuned_yaml
 
-        experiment = api.load_config(config, override)
+        experiment = api.load_config(config_file(config), override)
         place = output or Path(f"{config.stem}.tuned.yaml")
         beside = place.with_suffix(".trace.json")
         tuning = api.tune(
@@ -82,10 +72,7 @@ def tune(
         digest = hashlib.sha256(trace).hexdigest()
         text = tuned_yaml(experiment.config, tuning, digest, command)
         for path, content in ((beside, trace), (place, text.encode())):
-            try:
-                write_output(path, content)
-            except OSError as error:
-                raise ResultsError(f"{path}: cannot be written: {error.strerror}") from None
+            write(path, content)
         _tell(tuning)
         say(f"written to {place}, the trials to {beside}; next: {command}")
     if any(tuning.best(label) is None for label in tuning.tried):
