@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,12 +22,14 @@ from lora_cl.adapters import (
     from_peft,
     load_adapter_state,
     match_targets,
+    merge_deltas,
     remove_adapter,
     to_peft,
     unfit_for_peft,
     unpacked_attentions,
     wrap,
 )
+from lora_cl.adapters.merging import How
 from lora_cl.benchmarks import Task
 from lora_cl.methods.method import Fit, Method
 from lora_cl.models import TaskNetwork, trainable_only
@@ -153,6 +155,23 @@ class AdapterPerTask(Method):
         """The change of every adapted layer's weight by the adapter of a sealed task."""
         with self.opened(task_id) as layers:
             return {layer: adapter.delta(base) for layer, (adapter, base) in layers.items()}
+
+    def merged_deltas(
+        self,
+        tasks: Sequence[int],
+        how: How,
+        weights: Sequence[float],
+        density: float,
+        rank: int,
+    ) -> dict[str, Tensor]:
+        """The adapters of sealed ``tasks`` as one change of every layer's weight."""
+        several = [self.deltas(task) for task in tasks]
+        found = {}
+        for layer in several[0]:
+            generator = torch.Generator().manual_seed(self.seed_for("merge", len(tasks), layer))
+            changes = [deltas[layer] for deltas in several]
+            found[layer] = merge_deltas(changes, weights, how, density, rank, generator)
+        return found
 
     def hold_all(self) -> None:
         """Brings the adapters and heads of all sealed tasks into the network, to stay there.

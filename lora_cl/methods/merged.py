@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -17,7 +16,6 @@ from lora_cl.adapters import (
     adapter_state,
     add_adapter,
     default_weight,
-    merge_deltas,
     merged_parameter_count,
     remove_adapter,
 )
@@ -67,15 +65,9 @@ class Merged(LoRA):
         return False
 
     @property
-    def classifier(self) -> str:
+    def own_outputs(self) -> bool:
         """Each adapter was trained with the head of its task, if tasks have their own."""
-        return "local" if self.per_task_heads else "joint"
-
-    @property
-    def per_task_heads(self) -> bool:
         return self.benchmark.scenario != "domain"
-
-    side_by_side = False  # While it is trained; to answer it puts heads side by side itself.
 
     def check(self, benchmark: Benchmark) -> None:
         chosen = getattr(self.options, "classifier", None)
@@ -134,21 +126,12 @@ class Merged(LoRA):
         """The change of every layer's weight; computed once for each set of tasks."""
         tasks = sorted(self.bank)
         if self._merged[0] != tasks:
-            self._merged = tasks, self.merge(tasks)
-        return self._merged[1]
-
-    def merge(self, tasks: Sequence[int]) -> dict[str, Tensor]:
-        """The adapters of ``tasks`` as one change of every layer's weight."""
-        o = self.options
-        weight = default_weight(o.how, len(tasks)) if o.weight is None else o.weight
-        several = [self.deltas(task_id) for task_id in tasks]
-        merged = {}
-        for layer in several[0] if several else []:
-            generator = torch.Generator().manual_seed(self.seed_for("merge", len(tasks), layer))
-            changes = [deltas[layer] for deltas in several]
+            o = self.options
+            weight = default_weight(o.how, len(tasks)) if o.weight is None else o.weight
             weights = [weight] * len(tasks)
-            merged[layer] = merge_deltas(changes, weights, o.how, o.density, o.rank, generator)
-        return merged
+            merged = self.merged_deltas(tasks, o.how, weights, o.density, o.rank)
+            self._merged = tasks, merged
+        return self._merged[1]
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         super().load_state_dict(state)

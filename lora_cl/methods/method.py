@@ -145,7 +145,12 @@ class Method(ABC):
         chosen = getattr(self.options, "classifier", None)
         if chosen is not None:
             return str(chosen.name)
-        return "local" if self.private_heads or self.benchmark.scenario == "task" else "joint"
+        return "local" if self.own_outputs else "joint"
+
+    @property
+    def own_outputs(self) -> bool:
+        """Whether a task is answered among outputs of its own, whatever the classifier."""
+        return self.private_heads or self.benchmark.scenario == "task"
 
     @property
     def by_statistics(self) -> bool:
@@ -154,14 +159,12 @@ class Method(ABC):
 
     @property
     def per_task_heads(self) -> bool:
-        own = self.private_heads or self.benchmark.scenario == "task"
-        return own or self.classifier == "local"
+        return self.own_outputs or self.classifier == "local"
 
     @property
     def side_by_side(self) -> bool:
         """Whether tasks answer with the heads of all tasks so far, since which is not known."""
-        own = self.private_heads or self.benchmark.scenario == "task"
-        return not own and self.classifier == "local"
+        return not self.own_outputs and self.classifier == "local"
 
     def seed_for(self, *names: str | int) -> int:
         return seed_for(self.seed, *names)

@@ -7,14 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from lora_cl.adapters import (
     adapted_layers,
     default_weight,
-    merge_deltas,
     merged,
     require_merge,
 )
@@ -56,15 +54,8 @@ def merged_deltas(method: AdapterPerTask, merge: Merge) -> Deltas:
     tasks = list(dict.fromkeys(merge.tasks))
     weights = merge.weights or [default_weight(merge.how, len(tasks))] * len(tasks)
     require_merge(merge.how, len(tasks), weights, merge.density)
-    several = [method.deltas(task) for task in tasks]
     rank = merge.rank or int(method.options.rank)
-    found = {}
-    for layer in several[0]:
-        seed = method.seed_for("merge", len(tasks), layer)
-        generator = torch.Generator().manual_seed(seed)
-        changes = [deltas[layer] for deltas in several]
-        found[layer] = merge_deltas(changes, weights, merge.how, merge.density, rank, generator)
-    return found
+    return method.merged_deltas(tasks, merge.how, weights, merge.density, rank)
 
 
 def merged_backbone(method: AdapterPerTask, deltas: Deltas) -> nn.Module:
