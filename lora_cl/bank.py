@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 from lora_cl.api import AnyPath, load_run, path_given
 from lora_cl.config import Experiment
 from lora_cl.errors import ConfigError
-from lora_cl.running import analysis
+from lora_cl.methods.adapted import AdapterPerTask
+from lora_cl.running import analysis, loading
 from lora_cl.running.adding import with_task
 from lora_cl.running.analysis import RANKS, Analysis
 from lora_cl.running.answers import Answer, answers
@@ -17,7 +18,7 @@ from lora_cl.running.arithmetic import reproducible
 from lora_cl.running.editing import with_adapter, without_adapter
 from lora_cl.running.exporting import card_of, export, plain_base
 from lora_cl.running.inspecting import require_bank, require_task
-from lora_cl.running.loading import config_of, finished_result
+from lora_cl.running.loading import config_of
 from lora_cl.running.merging import Merge, Worth, worth, write_merged
 from lora_cl.running.serving import AdapterBank
 
@@ -50,10 +51,8 @@ def add_task(
 
     Model and method are those of the run. Nothing of a task before moves, or it is an error.
     """
-    place = path_given("folder", folder)
+    method, result, place = _loaded(folder, device, data_dir)
     root = None if data_dir is None else path_given("data_dir", data_dir)
-    method = require_bank(load_run(place, device, data_dir))
-    result = finished_result(place)
     config = experiment.config.model_copy(update={"model": config_of(place, result).model})
     return with_task(method, result, config, place, path_given("output", output), root)
 
@@ -91,7 +90,7 @@ def load_base(
 
     A network of torchvision, timm or transformers is the library's own module.
     """
-    method = require_bank(load_run(folder, device, data_dir))
+    method, _, _ = _loaded(folder, device, data_dir)
     return plain_base(method, require_task(method, task))
 
 
@@ -109,9 +108,9 @@ def export_adapter(
     ``form`` is peft, for ``PeftModel.from_pretrained``, or safetensors; with ``merge`` the network
     is written with the adapter in its weights. Raises ResultsError and MethodError.
     """
-    place, target = path_given("folder", folder), path_given("output", output)
-    method = require_bank(load_run(place, data_dir=data_dir))
-    card = card_of(finished_result(place), target, require_task(method, task))
+    target = path_given("output", output)
+    method, result, _ = _loaded(folder, data_dir=data_dir)
+    card = card_of(result, target, require_task(method, task))
     export(method, task, target, card, form, merge)
     return target
 
@@ -130,12 +129,9 @@ def import_adapter(
 
     ``classes`` are the names of its outputs. Raises ResultsError for what does not fit.
     """
-    place = path_given("folder", folder)
-    method = require_bank(load_run(place, data_dir=data_dir))
-    result, found = finished_result(place), path_given("source", source)
-    return with_adapter(
-        method, result, found, name, list(classes), place, path_given("output", output)
-    )
+    found, target = path_given("source", source), path_given("output", output)
+    method, result, place = _loaded(folder, data_dir=data_dir)
+    return with_adapter(method, result, found, name, list(classes), place, target)
 
 
 def merge_adapters(
@@ -156,7 +152,7 @@ def merge_adapters(
     ``output`` is a folder for the merged network, of one way alone. Raises MethodError for what
     cannot be merged; the data sets of the run are needed.
     """
-    method = require_bank(load_run(folder, device, data_dir))
+    method, _, _ = _loaded(folder, device, data_dir)
     chosen = [
         require_task(method, task) for task in (sorted(method.bank) if tasks is None else tasks)
     ]
@@ -174,9 +170,9 @@ def remove_adapter(
     folder: AnyPath, task: int, output: AnyPath, *, data_dir: AnyPath | None = None
 ) -> None:
     """Writes a bank into the folder ``output``: that of the run in ``folder`` without ``task``."""
-    place, target = path_given("folder", folder), path_given("output", output)
-    method = require_bank(load_run(place, data_dir=data_dir))
-    without_adapter(method, finished_result(place), require_task(method, task), place, target)
+    target = path_given("output", output)
+    method, result, place = _loaded(folder, data_dir=data_dir)
+    without_adapter(method, result, require_task(method, task), place, target)
 
 
 def predict(
@@ -197,3 +193,14 @@ def predict(
     method = load_run(folder, device, data_dir)
     with reproducible(threads=1):
         return answers(method, [path_given("files", file) for file in files], task, router, column)
+
+
+def _loaded(
+    folder: AnyPath, device: str = "cpu", data_dir: AnyPath | None = None
+) -> tuple[AdapterPerTask, dict[str, Any], Path]:
+    """The method of a run that keeps an adapter per task, its record, and where it lies."""
+    place = path_given("folder", folder)
+    root = None if data_dir is None else path_given("data_dir", data_dir)
+    with reproducible(threads=1):
+        method, result = loading.loaded(place, device, root)
+    return require_bank(method), result, place

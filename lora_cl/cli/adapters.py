@@ -34,9 +34,9 @@ def list_(run: Run, format: Format = "table", data_dir: DataDir = None) -> None:
     with answering():
         one_of("--format", format, ["table", "json"])
         from lora_cl.running.inspecting import listed
-        from lora_cl.running.loading import finished_result, load_run
+        from lora_cl.running.loading import loaded
 
-        found = listed(load_run(run, data_dir=data_dir), finished_result(run))
+        found = listed(*loaded(run, data_dir=data_dir))
         if format == "json":
             tell(_json([asdict(one) for one in found]))
             return

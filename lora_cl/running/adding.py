@@ -13,8 +13,9 @@ from lora_cl.config import Config
 from lora_cl.errors import BrokenPromiseError, ConfigError, MethodError
 from lora_cl.methods import MemoryBank
 from lora_cl.methods.adapted import AdapterPerTask
+from lora_cl.records.files import require_empty
 from lora_cl.running.arithmetic import reproducible
-from lora_cl.running.editing import require_empty, write_bank
+from lora_cl.running.editing import with_one_more, write_bank
 from lora_cl.running.making import make_benchmark
 from lora_cl.running.session import Session
 from lora_cl.training import loop
@@ -51,16 +52,10 @@ def with_task(
     for other, used in before.items():
         if method.uses(other, {}) != used:
             raise BrokenPromiseError(f"learning task {task.id} changed what task {other} uses")
-    padded = [[*row, None] for row in result["accuracy_matrix"]]
-    changed = {
-        "tasks": [*result["tasks"], {"name": task.name, "classes": classes}],
-        "n_tasks": task.id + 1,
-        "accuracy_matrix": [*padded, [*result["accuracy_matrix"][-1], accuracy]],
-        "added": [*result.get("added", []), task.id],
-    }
+    _, record = with_one_more(result, task.name, classes, accuracy, "added")
     means = {k: t for k, t in method.kept.items() if k == f"prototypes.{task.id}"}
     kept = {f"kept.{name}": tensor for name, tensor in means.items()}
-    write_bank(method, result | changed, run, output, {task.id: sealed}, kept)
+    write_bank(method, record, run, output, {task.id: sealed}, kept)
     return task.id, accuracy
 
 

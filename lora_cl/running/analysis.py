@@ -18,7 +18,7 @@ from lora_cl.methods.full import Full
 from lora_cl.methods.independent import Independent
 from lora_cl.models import TaskNetwork
 from lora_cl.running.base import base_network
-from lora_cl.running.loading import config_of, finished_result, load_run
+from lora_cl.running.loading import config_of, loaded
 from lora_cl.running.machine import resolve_device
 from lora_cl.training import loop
 
@@ -73,9 +73,8 @@ def analyze(
     Of `full`, whose tasks share one network, the changes are those of all tasks together; they are
     told under the last one.
     """
-    method = load_run(folder, device, data_dir)
+    method, result = loaded(folder, device, data_dir)
     _require_whole_weights(method)
-    result = finished_result(folder)
     config = config_of(folder, result)
     (seed,) = config.seeds
     place, content = resolve_device(device), result.get("content") or {}

@@ -20,7 +20,7 @@ from lora_cl.data.weights import read_safetensors
 from lora_cl.errors import MethodError, ResultsError
 from lora_cl.files import read_regular
 from lora_cl.methods.adapted import AdapterPerTask
-from lora_cl.records.files import make_within
+from lora_cl.records.files import make_empty, make_within
 from lora_cl.records.integrity import manifest
 from lora_cl.records.layout import (
     ADAPTER,
@@ -61,16 +61,23 @@ def with_adapter(
     outputs = len(sealed["head.weight"])
     if len(classes) != outputs:
         raise ResultsError(f"{source}: has {outputs} outputs, and {len(classes)} classes are named")
+    task, record = with_one_more(result, name, classes, None, "imported")
+    write_bank(method, record, run, output, {task: sealed})
+    return task
+
+
+def with_one_more(
+    result: Record, name: str, classes: Sequence[str], accuracy: float | None, how: str
+) -> tuple[int, Record]:
+    """The number of a task more, and the record that knows it; ``how`` it came is a key there."""
     task = len(result["tasks"])
     padded = [[*row, None] for row in result["accuracy_matrix"]]
-    changed = {
+    return task, result | {
         "tasks": [*result["tasks"], {"name": name, "classes": list(classes)}],
         "n_tasks": task + 1,
-        "accuracy_matrix": [*padded, [*result["accuracy_matrix"][-1], None]],
-        "imported": [*result.get("imported", []), task],
+        "accuracy_matrix": [*padded, [*result["accuracy_matrix"][-1], accuracy]],
+        how: [*result.get(how, []), task],
     }
-    write_bank(method, result | changed, run, output, {task: sealed})
-    return task
 
 
 def without_adapter(
@@ -213,15 +220,6 @@ def _require_head(head: Mapping[str, Tensor], features: int, names: Names, sourc
         raise ResultsError(f"{source}: its head ({one_line(told)}) takes no {features} features")
 
 
-def require_empty(output: Path) -> None:
-    """Raises ResultsError unless a bank can be written into ``output``; makes nothing."""
-    try:
-        if output.exists() and any(output.iterdir()):
-            raise ResultsError(f"{output}: is not empty; nothing is written over")
-    except OSError as error:
-        raise ResultsError(f"{output}: cannot be written: {error.strerror}") from None
-
-
 def write_bank(
     method: AdapterPerTask,
     record: Record,
@@ -232,11 +230,7 @@ def write_bank(
 ) -> None:
     """Writes the bank that ``record`` tells of into ``output``: the tasks of ``run`` that are not
     removed, byte for byte, and ``new`` ones, sealed; ``kept`` is state that they bring besides."""
-    require_empty(output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResultsError(f"{output}: cannot be written: {error.strerror}") from None
+    make_empty(output)
     removed = record.get("removed", [])
     bank = AdapterFolder(output / ADAPTERS, method.network.device, str(record["hash"]))
     bank.encode, bank.decode = method.to_peft, method.from_peft

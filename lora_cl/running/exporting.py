@@ -18,7 +18,7 @@ from lora_cl.adapters import adapted_layers, merged
 from lora_cl.errors import MethodError, ResultsError
 from lora_cl.methods.adapted import AdapterPerTask
 from lora_cl.models import Origin, SameConv2d, TaskNetwork
-from lora_cl.records.files import sorted_json, write_atomic
+from lora_cl.records.files import make_empty, sorted_json, write_atomic
 from lora_cl.records.layout import ADAPTER, ADAPTER_CONFIG, MODEL
 from lora_cl.running.card import Card, model_card
 
@@ -145,10 +145,8 @@ def card_of(result: Mapping[str, Any], folder: Path, task: int) -> Card:
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Puts ``files`` into a folder that is new or empty; ResultsError otherwise."""
+    make_empty(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise ResultsError(f"{folder}: is not empty; nothing is written over")
         for name, content in files.items():
             write_atomic(folder / name, content)
     except OSError as error:
@@ -174,8 +172,7 @@ def _peft(method: AdapterPerTask, task: int, names: Names) -> dict[str, bytes]:
         ADAPTER: save_safetensors(_plain(renamed), {"format": "pt"}),
     }
     if names.head is None:
-        bare = {name.removeprefix("head."): tensor for name, tensor in head.items()}
-        files[HEAD] = save_safetensors(_plain(bare), {"format": "pt"})
+        files[HEAD] = head_file(head)
     return files
 
 
@@ -230,19 +227,30 @@ def _merged(method: AdapterPerTask, task: int, names: Names) -> dict[str, bytes]
     origin = names.origin
     files: dict[str, bytes] = {}
     if names.head is None:
-        bare = {k.removeprefix("head."): v for k, v in head.items()}
-        files[HEAD] = save_safetensors(_plain(bare), {"format": "pt"})
+        files[HEAD] = head_file(head)
         state = {k: v for k, v in state.items() if k not in head}
-    renamed = {names.of(k): v for k, v in state.items() if k.startswith((names.prefix, "head."))}
-    for layer in origin.transposed if origin else ():
-        renamed[f"{layer}.weight"] = renamed[f"{layer}.weight"].T
-    files[MODEL] = save_safetensors(_plain(renamed), {"format": "pt"})
+    files[MODEL] = network_file(state, names)
     if origin and origin.library == "transformers":
         model: Any = whole.backbone.get_submodule(origin.prefix.removesuffix("."))
         settings = copy.deepcopy(model.config)
         settings.architectures = None
         files["config.json"] = settings.to_json_string().encode()
     return files
+
+
+def network_file(state: Mapping[str, Tensor], names: Names) -> bytes:
+    """``backbone.x`` and ``head.x`` as safetensors, as the library that made the network has them;
+    what it has no place for is left out."""
+    renamed = {names.of(k): v for k, v in state.items() if k.startswith((names.prefix, "head."))}
+    for layer in names.origin.transposed if names.origin else ():
+        renamed[f"{layer}.weight"] = renamed[f"{layer}.weight"].T
+    return save_safetensors(_plain(renamed), {"format": "pt"})
+
+
+def head_file(sealed: Mapping[str, Tensor]) -> bytes:
+    """The ``head.x`` of ``sealed`` as safetensors of a file of their own."""
+    bare = {k.removeprefix("head."): v for k, v in sealed.items() if k.startswith("head.")}
+    return save_safetensors(_plain(bare), {"format": "pt"})
 
 
 def _metadata(method: AdapterPerTask, task: int) -> dict[str, str]:

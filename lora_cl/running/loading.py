@@ -40,12 +40,17 @@ def load_run(folder: str | Path, device: str = "cpu", data_dir: str | Path | Non
     set is looked for before ``method.benchmark.task(k)`` is asked for. Raises ResultsError if the
     folder does not hold a finished run.
     """
-    folder = Path(folder)
-    data_dir = None if data_dir is None else Path(data_dir)
+    return loaded(Path(folder), device, None if data_dir is None else Path(data_dir))[0]
+
+
+def loaded(
+    folder: Path, device: str = "cpu", data_dir: Path | None = None
+) -> tuple[Method, dict[str, Any]]:
+    """As ``load_run``, and the run's record beside the method."""
     result = finished_result(folder)
     place = resolve_device(device)
     with unfit_told(folder):
-        return _restored(folder, config_of(folder, result), result, place, data_dir)
+        return _restored(folder, config_of(folder, result), result, place, data_dir), result
 
 
 def finished_result(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from lora_cl.adapters import (
@@ -20,7 +19,7 @@ from lora_cl.adapters.merging import How
 from lora_cl.methods.adapted import AdapterPerTask
 from lora_cl.models import TaskNetwork
 from lora_cl.records.layout import MODEL
-from lora_cl.running.exporting import names_of, write_folder
+from lora_cl.running.exporting import head_file, names_of, network_file, write_folder
 from lora_cl.training import loop
 
 Deltas = dict[str, Tensor]
@@ -89,12 +88,7 @@ def write_merged(method: AdapterPerTask, merge: Merge, folder: Path) -> None:
     names = names_of(method)
     backbone = merged_backbone(method, merged_deltas(method, merge))
     state = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
-    kept = {names.of(k): t.contiguous() for k, t in state.items() if k.startswith(names.prefix)}
-    for layer in names.origin.transposed if names.origin else ():
-        kept[f"{layer}.weight"] = kept[f"{layer}.weight"].T.contiguous()
-    files = {MODEL: save_safetensors(kept, {"format": "pt"})}
+    files = {MODEL: network_file(state, names)}
     for task in merge.tasks:
-        head = {k: t for k, t in method.bank[task].items() if k.startswith("head.")}
-        bare = {k.removeprefix("head."): t.contiguous() for k, t in head.items()}
-        files[f"head-{task:03d}.safetensors"] = save_safetensors(bare, {"format": "pt"})
+        files[f"head-{task:03d}.safetensors"] = head_file(method.bank[task])
     write_folder(folder, files)

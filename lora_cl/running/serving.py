@@ -49,9 +49,7 @@ class AdapterBank:
         MethodError for a task that is not there, for a second one while the first is in use, and
         when the network is used after the ``with`` has ended.
         """
-        if task_id not in self._names:
-            known = ", ".join(map(str, self.tasks))
-            raise MethodError(f"task {task_id!r} is not in the bank; there are: {known}")
+        self._require_there(task_id)
         if self._in_use is not None:
             raise MethodError(
                 f"task {self._in_use} is in use: its `with` must end before task {task_id} is shown"
@@ -77,12 +75,16 @@ class AdapterBank:
             raise MethodError(f"{len(x)} inputs need as many tasks, not {tuple(wanted.shape)}")
         order = wanted.argsort(stable=True)
         there, counts = torch.unique_consecutive(wanted[order], return_counts=True)
-        if unknown := set(there.tolist()) - set(self.tasks):
-            known = ", ".join(map(str, self.tasks))
-            raise MethodError(f"task {min(unknown)} is not in the bank; there are: {known}")
+        for task_id in there.tolist():
+            self._require_there(task_id)
         sizes: list[int] = counts.tolist()
         logits = self._mixed(x[order.to(x.device)], there.tolist(), sizes)
         return logits[order.argsort().to(x.device)]
+
+    def _require_there(self, task_id: int) -> None:
+        if task_id not in self._names:
+            known = ", ".join(map(str, self.tasks))
+            raise MethodError(f"task {task_id!r} is not in the bank; there are: {known}")
 
     def predict(self, inputs: Any, tasks: int | Sequence[int] | Tensor) -> Prediction:
         """As ``Method.predict``, of inputs that are each of its own task, or all of one."""
