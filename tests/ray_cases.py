@@ -12,12 +12,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import process_cases
+import pytest
 from process_cases import session_of, wait_until
 
 RAY = str(Path(sys.executable).with_name("ray"))
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
 """What nodes and drivers of a cluster know each other by."""
 ENVIRONMENT = {**os.environ, **TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets this process, and commands that it starts, into the clusters made here."""
+    for name, value in TOKEN.items():
+        monkeypatch.setenv(name, value)
+        monkeypatch.setitem(process_cases.ENVIRONMENT, name, value)
 
 
 class Cluster:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process_cases import ENVIRONMENT, command, session_of, wait_until
-from ray_cases import TOKEN, Cluster, cluster
+from process_cases import command, session_of, wait_until
+from ray_cases import Cluster, cluster, let_in
 
 from lora_cl import api
 from lora_cl.config import load_config, parse_config
@@ -33,9 +33,7 @@ checkpoint_seconds: 0.2
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name, value in TOKEN.items():
-        monkeypatch.setenv(name, value)
-        monkeypatch.setitem(ENVIRONMENT, name, value)
+    let_in(monkeypatch)
     (tmp_path / "many.yaml").write_text(RUNS)
     (tmp_path / "r").mkdir()
     return tmp_path

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from process_cases import ENVIRONMENT, command, wait_until
-from ray_cases import TOKEN, cluster
+from process_cases import command, wait_until
+from ray_cases import cluster, let_in
 
 from lora_cl import api
 from lora_cl.config import load_config
@@ -30,9 +30,7 @@ checkpoint_seconds: 0.2
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name, value in TOKEN.items():
-        monkeypatch.setenv(name, value)
-        monkeypatch.setitem(ENVIRONMENT, name, value)
+    let_in(monkeypatch)
     (tmp_path / "r").mkdir()
     return tmp_path
 
