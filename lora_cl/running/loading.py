@@ -56,6 +56,8 @@ def loaded(
 def finished_result(folder: Path) -> dict[str, Any]:
     """The record of the finished run, or of the bank made of one, in ``folder``, its files there;
     ResultsError otherwise."""
+    if not folder.is_dir():
+        raise ResultsError(f"{folder}: does not exist; give the folder of a finished run")
     result = read_own_result(folder) or read_result(folder, BANK)
     if result is None or result.get("status") != "done":
         status = "unfinished" if result is None else one_line(result.get("status"), 40)

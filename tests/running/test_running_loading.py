@@ -184,3 +184,8 @@ def test_other_data_than_it_was_made_with_is_refused(tmp_path: Path) -> None:
         "benchmark.dataset: is not what the run was prepared with (sha256:"
     )
     assert str(caught.value).endswith("it was changed since")
+
+
+def test_a_folder_that_is_not_there_is_told_as_that(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match="nowhere: does not exist; give the folder of a finis"):
+        load_run(tmp_path / "nowhere")
