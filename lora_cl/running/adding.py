@@ -53,8 +53,7 @@ def with_task(
         if method.uses(other, {}) != used:
             raise BrokenPromiseError(f"learning task {task.id} changed what task {other} uses")
     _, record = with_one_more(result, task.name, classes, accuracy, "added")
-    means = {k: t for k, t in method.kept.items() if k == f"prototypes.{task.id}"}
-    kept = {f"kept.{name}": tensor for name, tensor in means.items()}
+    kept = {f"kept.{name}": tensor for name, tensor in method.kept.items()}
     write_bank(method, record, run, output, {task.id: sealed}, kept)
     return task.id, accuracy
 

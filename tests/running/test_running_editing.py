@@ -19,6 +19,7 @@ from torch import Tensor
 
 import lora_cl
 from lora_cl.errors import LoraClError, MethodError, ResultsError
+from lora_cl.running.making import make_benchmark
 from lora_cl.testing.runs import run_done
 
 with warnings.catch_warnings():
@@ -317,6 +318,21 @@ def test_one_more_task_moves_nothing_before_it(method: str, tmp_path: Path) -> N
     assert more.benchmark.class_names(3) == ["0", "1", "2", "3"]
     code, out, _ = ask("adapters", "list", tmp_path / "bank")
     assert float(out.splitlines()[4].split()[-5]) == accuracy
+
+
+def test_the_router_knows_the_task_that_was_added(tmp_path: Path) -> None:
+    text = CONFIG.format(benchmark=NUMBERS, model=MLP, method="lora, router: mahalanobis")
+    run = run_done(text.replace("train:", "scenario: class\ntrain:"), tmp_path / "runs")
+    more = lora_cl.parse_config(ONE_MORE.format(tasks=1, classes=4, features=12), "more.yaml")
+    lora_cl.add_task(run, more, tmp_path / "bank")
+    before, after = lora_cl.load_run(run), lora_cl.load_run(tmp_path / "bank")
+    assert set(after.kept) == {*before.kept, "prototypes.3"}
+    assert after.kept["prototypes.3"].shape == (4, before.network.features)
+    assert after.kept["scatter.samples"] > before.kept["scatter.samples"]
+    x = make_benchmark(more.config, 0, torch.device("cpu"), None).task(0).test().x
+    tasks = after.predict(x).tasks
+    assert tasks is not None
+    assert 0.3 < float((tasks == 3).float().mean()) <= 1.0
 
 
 @pytest.mark.parametrize(
