@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/lora-cl
 
-.PHONY: run mnist wordnet tune-smoke test lint bench soak slow published clean
+.PHONY: run mnist wordnet tune-smoke test lint bench soak slow published studies clean
 
 run: .venv/installed
 	$(RUN) run configs/split_digits.yaml
@@ -50,6 +50,28 @@ published: .venv/installed
 	  $(RUN) compare $$folder --format markdown --details --output results/published/$$name.md || exit 1; \
 	  $(RUN) compare $$folder --format json --output results/published/$$name.json || exit 1; \
 	done
+
+# What adapters are worth merged, of what rank full fine-tuning is, and where adapters belong.
+ANSWERING := lora, linear, cat, svd, ties, dare_ties, magnitude_prune, sum, frozen, full, joint
+ANALYZED := analysis_mnist analysis_minilm
+studies: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[text]'
+	$(RUN) run configs/merging.yaml
+	$(RUN) run configs/merging.yaml -o name=merging-domain -o scenario=domain
+	$(RUN) run configs/merging.yaml -o name=merging-task -o scenario=task -o methods='[$(ANSWERING)]'
+	$(RUN) run configs/places.yaml configs/analysis_mnist.yaml configs/analysis_minilm.yaml
+	for form in md json; do \
+	  format=$$(echo $$form | sed s/md/markdown/); \
+	  $(RUN) compare results/runs/merging results/runs/merging-domain results/runs/merging-task \
+	    --format $$format --output results/published/merging.$$form || exit 1; \
+	  $(RUN) compare results/runs/places --format $$format --output results/published/places.$$form || exit 1; \
+	done
+	for name in $(ANALYZED); do for method in full independent; do \
+	  run=$$(echo results/runs/$$(echo $$name | tr _ -)/$$method/seed0-*); \
+	  file=results/published/$${name}_$$method; \
+	  $(RUN) analyze $$run | sed 's/^/    /' > $$file.md; \
+	  $(RUN) analyze $$run --format json > $$file.json || exit 1; \
+	done; done
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
