@@ -53,7 +53,7 @@ published: .venv/installed
 
 # What adapters are worth merged, of what rank full fine-tuning is, and where adapters belong.
 ANSWERING := lora, linear, cat, svd, ties, dare_ties, magnitude_prune, sum, frozen, full, joint
-ANALYZED := analysis_mnist analysis_minilm
+ANALYZED := analysis-mnist/full analysis-mnist/independent analysis-minilm/full
 studies: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[text]'
 	$(RUN) run configs/merging.yaml
@@ -66,12 +66,11 @@ studies: .venv/installed
 	    --format $$format --output results/published/merging.$$form || exit 1; \
 	  $(RUN) compare results/runs/places --format $$format --output results/published/places.$$form || exit 1; \
 	done
-	for name in $(ANALYZED); do for method in full independent; do \
-	  run=$$(echo results/runs/$$(echo $$name | tr _ -)/$$method/seed0-*); \
-	  file=results/published/$${name}_$$method; \
-	  $(RUN) analyze $$run | sed 's/^/    /' > $$file.md; \
-	  $(RUN) analyze $$run --format json > $$file.json || exit 1; \
-	done; done
+	for run in $(ANALYZED); do \
+	  file=results/published/$$(echo $$run | tr /- __); \
+	  $(RUN) analyze results/runs/$$run/seed0-* | sed 's/^/    /' > $$file.md; \
+	  $(RUN) analyze results/runs/$$run/seed0-* --format json > $$file.json || exit 1; \
+	done
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
