@@ -13,7 +13,7 @@ from lora_cl.config import Config
 from lora_cl.errors import BrokenPromiseError, ConfigError, MethodError
 from lora_cl.methods import MemoryBank
 from lora_cl.methods.adapted import AdapterPerTask
-from lora_cl.records.files import require_empty
+from lora_cl.records.layout import require_empty
 from lora_cl.running.arithmetic import reproducible
 from lora_cl.running.editing import with_one_more, write_bank
 from lora_cl.running.making import make_benchmark
