@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/lora-cl
 
-.PHONY: run mnist wordnet tune-smoke test lint bench soak slow published clean
+.PHONY: run mnist wordnet tune-smoke test lint bench soak slow published studies clean
 
 run: .venv/installed
 	$(RUN) run configs/split_digits.yaml
@@ -52,6 +52,27 @@ published: .venv/installed
 	  folder=results/runs/$$(echo $$name | tr _ -); \
 	  $(RUN) compare $$folder --format markdown --details --output results/published/$$name.md || exit 1; \
 	  $(RUN) compare $$folder --format json --output results/published/$$name.json || exit 1; \
+	done
+
+# What adapters are worth merged, of what rank full fine-tuning is, and where adapters belong.
+ANSWERING := lora, linear, cat, svd, ties, dare_ties, magnitude_prune, sum, frozen, full, joint
+ANALYZED := analysis-mnist/full analysis-mnist/independent analysis-minilm/full
+studies: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[text]'
+	$(RUN) run configs/merging.yaml
+	$(RUN) run configs/merging.yaml -o name=merging-domain -o scenario=domain
+	$(RUN) run configs/merging.yaml -o name=merging-task -o scenario=task -o methods='[$(ANSWERING)]'
+	$(RUN) run configs/places.yaml configs/analysis_mnist.yaml configs/analysis_minilm.yaml
+	for form in md json; do \
+	  format=$$(echo $$form | sed s/md/markdown/); \
+	  $(RUN) compare results/runs/merging results/runs/merging-domain results/runs/merging-task \
+	    --format $$format --output results/published/merging.$$form || exit 1; \
+	  $(RUN) compare results/runs/places --format $$format --output results/published/places.$$form || exit 1; \
+	done
+	for run in $(ANALYZED); do \
+	  file=results/published/$$(echo $$run | tr /- __); \
+	  $(RUN) analyze results/runs/$$run/seed0-* | sed 's/^/    /' > $$file.md; \
+	  $(RUN) analyze results/runs/$$run/seed0-* --format json > $$file.json || exit 1; \
 	done
 
 .venv/installed: pyproject.toml constraints.txt

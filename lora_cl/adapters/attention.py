@@ -33,6 +33,9 @@ class UnpackedAttention(nn.Module):
     kernel that torch takes for inference, and which rounds otherwise, is never taken.
     """
 
+    batch_dim = 1
+    """Its projections are given (L, N, E), as in torch, whatever ``batch_first`` says."""
+
     _qkv_same_embed_dim = False  # Torch's encoder layers then call this module in eval mode, too.
 
     def __init__(self, packed: nn.MultiheadAttention) -> None:

@@ -40,15 +40,16 @@ def wrap(backbone: nn.Module, names: Iterable[str], quantize: bool = False) -> N
             )
         targets.append(layer)
 
-    def adapted(base: nn.Module) -> AdaptedLayer:
-        layer = AdaptedLayer(NF4Linear(base) if quantize else base)  # type: ignore[arg-type]
+    def adapted(base: nn.Module, batch_dim: int = 0) -> AdaptedLayer:
+        base = NF4Linear(base) if quantize else base  # type: ignore[arg-type]
+        layer = AdaptedLayer(base, batch_dim)
         return layer.train(base.training)
 
     for target in targets:
         if isinstance(target, nn.MultiheadAttention):
             attention = UnpackedAttention(target)
-            attention.in_proj = adapted(attention.in_proj)
-            attention.out_proj = adapted(attention.out_proj)
+            attention.in_proj = adapted(attention.in_proj, attention.batch_dim)
+            attention.out_proj = adapted(attention.out_proj, attention.batch_dim)
             _replace(modules.values(), target, attention)
         else:
             _replace(modules.values(), target, adapted(target))

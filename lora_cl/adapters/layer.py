@@ -67,9 +67,11 @@ class AdaptedLayer(nn.Module):
     Switching task is setting ``active``.
     """
 
-    def __init__(self, base: nn.Module) -> None:
+    def __init__(self, base: nn.Module, batch_dim: int = 0) -> None:
         super().__init__()
         self.base = base.requires_grad_(False).eval()
+        self.batch_dim = batch_dim
+        """The dimension of its inputs and outputs in which the samples of a batch lie."""
         self.adapters = nn.ModuleDict()
         self.active: tuple[str, ...] = ()
         self.mixture: Callable[[AdaptedLayer, Tensor, Tensor], Tensor] | None = None

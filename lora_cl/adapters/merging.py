@@ -8,6 +8,7 @@ another's A; its ``cat`` and ``*_svd`` are what is computed here.)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -114,5 +115,7 @@ def require_merge(how: str, tasks: int, weights: Sequence[float], density: float
         raise MethodError("no tasks: nothing to merge")
     if len(weights) != tasks:
         raise MethodError(f"{len(weights)} weights for {tasks} tasks")
+    if not all(map(math.isfinite, weights)):
+        raise MethodError(f"weights {', '.join(f'{w:g}' for w in weights)}: all must be finite")
     if not 0.0 < density <= 1.0:
         raise MethodError(f"density {density:g} is not allowed: it is above 0 and at most 1")

@@ -44,21 +44,23 @@ class Mixture:
     def __call__(self, layer: AdaptedLayer, x: Tensor, base_out: Tensor) -> Tensor:
         """The layer's output: as ``AdaptedLayer.from_base``, each row by its own adapter.
 
-        The first dimension of x is the batch, or the batch times what each row was divided into,
-        such as the windows of an image.
+        The dimension ``layer.batch_dim`` of x is the batch, or the batch times what each row was
+        divided into, such as the windows of an image.
         """
         groups = self.groups()
         if len(groups) == 1:
             out: Tensor = layer.adapters[groups[0][0]](x, base_out, layer.base)
             return out
-        rows = sum(count for _, count in groups)
-        if len(x) % rows:
+        rows, dim = sum(count for _, count in groups), layer.batch_dim
+        there = x.shape[dim]
+        if there % rows:
             raise MethodError(
                 f"a layer takes {tuple(x.shape)} for {rows} samples: its rows are not theirs, and "
                 "no batch of several tasks can be mixed in this network"
             )
-        sizes = [count * (len(x) // rows) for _, count in groups]
-        parts = zip(groups, torch.split(x, sizes), torch.split(base_out, sizes), strict=True)
+        sizes = [count * (there // rows) for _, count in groups]
+        pieces = torch.split(x, sizes, dim), torch.split(base_out, sizes, dim)
+        parts = zip(groups, *pieces, strict=True)
         return torch.cat(
-            [layer.adapters[name](part, out, layer.base) for (name, _), part, out in parts]
+            [layer.adapters[name](part, out, layer.base) for (name, _), part, out in parts], dim
         )

@@ -209,17 +209,17 @@ def _by_layer(state: Mapping[str, Tensor], needed: Iterable[str]) -> dict[str, d
 
 
 def _check_rank(layer: str, parameters: Mapping[str, Tensor], adapter: PeftAdapter) -> None:
-    if adapter.kind == "adalora":
-        rank = parameters["lora_E"].shape[0]
-        fits = rank <= adapter.rank
-        consistent = parameters["lora_A"].shape[0] == parameters["lora_B"].shape[1] == rank
-    else:
-        A, B = parameters["lora_A.weight"], parameters["lora_B.weight"]
+    adalora = adapter.kind == "adalora"
+    A, B = (parameters[f"lora_{factor}{'' if adalora else '.weight'}"] for factor in "AB")
+    fits = A.dim() == B.dim() in (2, 4)
+    if fits and adalora:
         rank = A.shape[0]
-        fits = rank == adapter.rank
-        consistent = A.dim() == B.dim() in (2, 4) and B.shape[1] > 0 and rank % B.shape[1] == 0
-        consistent = consistent and (A.dim() == 4 or B.shape[1] == rank)
-    if not fits or not consistent:
+        fits = parameters["lora_E"].shape[:1] == B.shape[1:2] == (rank,) and rank <= adapter.rank
+    elif fits:
+        rank, share = A.shape[0], B.shape[1]
+        fits = rank == adapter.rank and share > 0 and rank % share == 0
+        fits = fits and (A.dim() == 4 or share == rank)
+    if not fits:
         shapes = ", ".join(f"{key} {tuple(t.shape)}" for key, t in sorted(parameters.items()))
         raise MethodError(f"{layer} does not fit rank {adapter.rank}: {shapes}")
 

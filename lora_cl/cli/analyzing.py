@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +15,9 @@ from lora_cl.cli.data import DataDir, one_of
 from lora_cl.cli.predicting import Run
 from lora_cl.errors import ConfigError
 from lora_cl.text import aligned, percent
+
+if TYPE_CHECKING:
+    from lora_cl.running.analysis import LayerChange
 
 
 def analyze(
@@ -41,20 +46,15 @@ def analyze(
         if format == "json":
             tell(json.dumps(asdict(found), indent=1, ensure_ascii=False))
             return
-        head = ["task", "layer", "norm", "of the weight", "effective rank", "of"]
+        head = ["task", "layer", "norm", "of rank", "of the weight", "effective rank"]
         energies = [f"energy in {rank}" for rank in wanted]
         rows = [
-            [
-                str(one.task),
-                one.layer,
-                f"{one.norm:.3g}",
-                f"{100 * one.relative:.2g} %",
-                f"{one.effective_rank:.1f}",
-                str(one.full_rank),
-                *("-" if share is None else f"{100 * share:.0f} %" for share in one.energy),
-            ]
+            [str(one.task), one.layer, f"{one.norm:.3g}", str(one.full_rank), *_numbers([one])]
             for one in found.layers
         ]
+        changed = [one for one in found.layers if one.norm]
+        if changed:
+            rows.append(["mean", "", "", "", *_numbers(changed)])
         tell(aligned([[*head, *energies], *rows], left=(1,)))
         tell("\naccuracy with all changes cut to a rank")
         shown = [[cut.without, *cut.by_rank, cut.whole] for cut in found.cuts]
@@ -65,3 +65,12 @@ def analyze(
         ]
         titles = ["task", "0", *map(str, wanted), "whole", "name"]
         tell(aligned([titles, *cells, ["mean", *map(percent, means), ""]], left=(3 + len(wanted),)))
+
+
+def _numbers(layers: Sequence[LayerChange]) -> list[str]:
+    """The means over ``layers`` of the share of the weight, the effective rank and the energies."""
+    energies = zip(*(one.energy for one in layers), strict=True)
+    known = [[share for share in of_rank if share is not None] for of_rank in energies]
+    shares = [f"{100 * fmean(of_rank):.0f} %" if of_rank else "-" for of_rank in known]
+    relative = 100 * fmean(one.relative for one in layers)
+    return [f"{relative:.2g} %", f"{fmean(one.effective_rank for one in layers):.1f}", *shares]

@@ -26,7 +26,10 @@ def predict(
     ],
     task: Annotated[int | None, typer.Option(min=0, help="Which task the files are of.")] = None,
     router: Annotated[
-        str | None, typer.Option(help="What finds the task of each input: entropy or prototype.")
+        str | None,
+        typer.Option(
+            help="What finds the task of each input: entropy, energy, prototype or mahalanobis."
+        ),
     ] = None,
     format: Annotated[str, typer.Option(help="csv or json.")] = "csv",  # noqa: A002
     output: Output = None,

@@ -1,4 +1,4 @@
-"""Class means of features, of the classes that have samples."""
+"""Class means of features, and the scatter about them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ Features = Callable[[Tensor], Tensor]
 """What a backbone makes of inputs: (N, *input) -> (N, d), or what can be flattened to that."""
 
 
+def exact_type(device: torch.device) -> torch.dtype:
+    """For sums that are inverted later: float64, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 @torch.no_grad()
 def class_sums(features: Features, x: Inputs, y: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Of inputs x (N, *input) with labels y (N,): for each of k labels the sum (k, d) of their
@@ -28,11 +33,16 @@ def class_sums(features: Features, x: Inputs, y: Tensor, k: int) -> tuple[Tensor
     return torch.stack(total).sum(0), counts
 
 
-def class_means(features: Features, x: Inputs, y: Tensor, k: int) -> Tensor:
-    """The mean feature (m, d) of each of the m <= k labels that have samples, in their order."""
-    sums, counts = class_sums(features, x, y, k)
-    there = counts > 0
-    return sums[there] / counts[there][:, None]
+@torch.no_grad()
+def class_scatter(features: Features, x: Inputs, y: Tensor, means: Tensor) -> Tensor:
+    """The sum (d, d) of (h - m)(h - m)^T over the ``features`` h of inputs x (N, *input), m the row
+    of ``means`` (k, d) of their label in y (N,)."""
+    exact = exact_type(means.device)
+    total = torch.zeros(means.shape[1], means.shape[1], dtype=exact, device=means.device)
+    for part, labels in zip(parts(x, CHUNK), torch.split(y, CHUNK), strict=True):
+        apart = features(part).flatten(1).to(exact) - means[labels].to(exact)
+        total.addmm_(apart.T, apart)
+    return total
 
 
 class NearestMean(nn.Module):

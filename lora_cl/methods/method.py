@@ -16,12 +16,11 @@ from torch.nn import functional
 
 from lora_cl.adapters import merged_parameter_count, parameter_count
 from lora_cl.benchmarks import Benchmark, Task
-from lora_cl.data.streaming import Inputs, parts
+from lora_cl.data.streaming import Inputs
 from lora_cl.methods.bank import Bank
 from lora_cl.methods.classifier import Statistics, is_trained, statistics
-from lora_cl.methods.means import CHUNK, class_means
 from lora_cl.methods.predicting import Prediction, predict
-from lora_cl.methods.routing import doubt, nearest_task, require_router
+from lora_cl.methods.routing import BY_FEATURES, remember, route
 from lora_cl.methods.viewing import guarded
 from lora_cl.models import Network, TaskNetwork, close, fingerprint, trainable_only
 from lora_cl.options import OptionsBase
@@ -112,7 +111,7 @@ class Method(ABC):
         if not self.per_task_heads:
             first = benchmark.task_classes(0)
             self._add_head(0, first if benchmark.scenario == "domain" else self._all_classes())
-        if self.router == "prototype" and not self.keeps_base:
+        if self.router in BY_FEATURES and not self.keeps_base:
             self.base = copy.deepcopy(network.backbone).requires_grad_(False)
         self.prepare()
 
@@ -188,8 +187,7 @@ class Method(ABC):
 
     def finish(self, task: Task) -> None:
         """Takes from a task just learned what the router and statistics need to answer."""
-        if self.router == "prototype":
-            self.add_prototypes(task)
+        remember(self.kept, self.router, self.base_features, task)
         if self.by_statistics:
             self.add_statistics(task)
 
@@ -254,15 +252,6 @@ class Method(ABC):
         features: Tensor = self.base.eval()(x)
         return features
 
-    def add_prototypes(self, task: Task) -> None:
-        """Keeps the class means of ``task`` in base features, for the prototype router.
-
-        A class without samples has none.
-        """
-        samples = task.train()
-        means = class_means(self.base_features, samples.x, samples.y, task.classes)
-        self.kept[f"prototypes.{task.id}"] = means
-
     def predict(
         self, inputs: Any, task: int | None = None, router: str | None = None
     ) -> Prediction:
@@ -292,24 +281,7 @@ class Method(ABC):
         Outputs are the classes of all tasks in class-incremental runs, else labels. ``router`` is
         the method's own if none is named; MethodError for one that it cannot use.
         """
-        router = router or self.router
-        require_router(router, all(f"prototypes.{k}" in self.kept for k in self.learned))
-        labels, doubts = [], []
-        for task_id in self.learned:
-            with self.view(task_id) as network:
-                network.eval()
-                logits = torch.cat([network(part) for part in parts(x, CHUNK)])
-            first = self.benchmark.first_class(task_id)
-            labels.append(logits.argmax(1) + (first if self.benchmark.scenario == "class" else 0))
-            doubts.append(doubt(logits))
-        if router == "entropy":
-            chosen = torch.stack(doubts).argmin(dim=0)
-        else:
-            features = torch.cat([self.base_features(part) for part in parts(x, CHUNK)])
-            means = [self.kept[f"prototypes.{task_id}"] for task_id in self.learned]
-            chosen = nearest_task(features, means)
-        label = torch.stack(labels).gather(0, chosen[None])[0]
-        return torch.tensor(self.learned, device=x.device)[chosen], label
+        return route(self, x, router or self.router)
 
     # The hooks of the training loop
 
@@ -424,7 +396,7 @@ class Method(ABC):
         return sum(parameter[seen:].numel() for parameter in self.head(0).parameters())
 
     def _base_copy(self) -> int:
-        """Parameters of the copy of the base that the prototype router looks at."""
+        """Parameters of the copy of the base that a router looks at."""
         return parameter_count(self.base) if "base" in vars(self) else 0
 
     def stored_bytes(self) -> int:

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from lora_cl.benchmarks import permutation
 from lora_cl.data.streaming import Inputs, parts
-from lora_cl.methods.means import Features
+from lora_cl.methods.means import Features, exact_type
 
 CHUNK = 2048
 RIDGES = tuple(10.0**power for power in range(-8, 9))
@@ -47,7 +47,7 @@ class RandomProjection(nn.Module):
         super().__init__()
         self.out_features = classes
         drawn = torch.randn(features, width, generator=torch.Generator().manual_seed(seed))
-        exact = torch.float32 if device.type == "mps" else torch.float64
+        exact = exact_type(device)
         gram = torch.zeros(width, width, dtype=exact)
         sums = torch.zeros(width, classes, dtype=exact)
         self.register_buffer("projection", drawn.to(device), persistent=False)
@@ -85,7 +85,7 @@ class RandomProjection(nn.Module):
         self, features: Features, x: Inputs, y: Tensor, held_out: Tensor
     ) -> list[tuple[Tensor, Tensor]]:
         """G and C of the samples that are not ``held_out`` (N,), and of those that are."""
-        exact = torch.float32 if self.weight.device.type == "mps" else torch.float64
+        exact = exact_type(self.weight.device)
         square = self.weight.new_zeros(len(self.weight), len(self.weight), dtype=exact)
         thin = torch.zeros_like(self.weight, dtype=exact)
         found = [(square, thin), (square.clone(), thin.clone())]

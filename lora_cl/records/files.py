@@ -54,24 +54,6 @@ def write_atomic(
     sync_directory(path.parent)
 
 
-def require_empty(folder: Path) -> None:
-    """Raises ResultsError unless ``folder`` is empty or not there; makes nothing."""
-    try:
-        if folder.exists() and any(folder.iterdir()):
-            raise ResultsError(f"{folder}: is not empty; nothing is written over")
-    except OSError as error:
-        raise ResultsError(f"{folder}: cannot be written: {error.strerror}") from None
-
-
-def make_empty(folder: Path) -> None:
-    """Makes ``folder``, which may be there if it is empty; ResultsError otherwise."""
-    require_empty(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResultsError(f"{folder}: cannot be written: {error.strerror}") from None
-
-
 def create(path: Path, mode: int = 0o666) -> BinaryIO:
     """A new file at ``path`` for writing; FileExistsError if anything, even a link, is there."""
     return open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from lora_cl.errors import ResultsError
 from lora_cl.records.events import EVENTS
 from lora_cl.records.files import (
     TEMPORARY,
@@ -17,7 +18,7 @@ from lora_cl.records.files import (
     require_folder,
 )
 from lora_cl.records.folders import CONFIG
-from lora_cl.records.results import RESULT
+from lora_cl.records.results import BANK, RESULT
 
 MODEL = "model.safetensors"
 TRACEBACK = "traceback.txt"
@@ -152,3 +153,24 @@ def _names(folder: Path) -> list[str]:
     with suppress(OSError):
         return sorted(os.listdir(folder))
     return []
+
+
+def require_empty(folder: Path) -> None:
+    """Raises ResultsError unless ``folder`` is empty or not there, and in no run; makes nothing."""
+    for around in folder.absolute().parents:
+        if any((around / record).is_file() for record in (RESULT, BANK)):
+            raise ResultsError(f"{folder}: lies in {around}, a run, and nothing is written there")
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise ResultsError(f"{folder}: is not empty; nothing is written over")
+    except OSError as error:
+        raise ResultsError(f"{folder}: cannot be written: {error.strerror}") from None
+
+
+def make_empty(folder: Path) -> None:
+    """Makes ``folder``, which may be there if it is empty; ResultsError otherwise."""
+    require_empty(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultsError(f"{folder}: cannot be written: {error.strerror}") from None

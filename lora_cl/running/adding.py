@@ -13,7 +13,7 @@ from lora_cl.config import Config
 from lora_cl.errors import BrokenPromiseError, ConfigError, MethodError
 from lora_cl.methods import MemoryBank
 from lora_cl.methods.adapted import AdapterPerTask
-from lora_cl.records.files import require_empty
+from lora_cl.records.layout import require_empty
 from lora_cl.running.arithmetic import reproducible
 from lora_cl.running.editing import with_one_more, write_bank
 from lora_cl.running.making import make_benchmark
@@ -53,8 +53,7 @@ def with_task(
         if method.uses(other, {}) != used:
             raise BrokenPromiseError(f"learning task {task.id} changed what task {other} uses")
     _, record = with_one_more(result, task.name, classes, accuracy, "added")
-    means = {k: t for k, t in method.kept.items() if k == f"prototypes.{task.id}"}
-    kept = {f"kept.{name}": tensor for name, tensor in means.items()}
+    kept = {f"kept.{name}": tensor for name, tensor in method.kept.items()}
     write_bank(method, record, run, output, {task.id: sealed}, kept)
     return task.id, accuracy
 

@@ -18,8 +18,8 @@ from lora_cl.adapters import adapted_layers, merged
 from lora_cl.errors import MethodError, ResultsError
 from lora_cl.methods.adapted import AdapterPerTask
 from lora_cl.models import Origin, SameConv2d, TaskNetwork
-from lora_cl.records.files import make_empty, sorted_json, write_atomic
-from lora_cl.records.layout import ADAPTER, ADAPTER_CONFIG, MODEL
+from lora_cl.records.files import sorted_json, write_atomic
+from lora_cl.records.layout import ADAPTER, ADAPTER_CONFIG, MODEL, make_empty
 from lora_cl.running.card import Card, model_card
 
 PEFT = "base_model.model."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from itertools import permutations
 from typing import Any, get_args
@@ -161,6 +162,7 @@ def test_a_dense_change_is_the_weight_changed(conv: bool) -> None:
         (("tie", 2, [1.0, 1.0], 1.0), "how 'tie' is not one of linear, cat, svd, ties"),
         (("ties", 0, [], 1.0), "no tasks"),
         (("ties", 2, [1.0], 1.0), "1 weights for 2 tasks"),
+        (("ties", 2, [1.0, math.nan], 1.0), "weights 1, nan: all must be finite"),
         (("ties", 1, [1.0], 0.0), "density 0 is not allowed"),
         (("ties", 1, [1.0], 1.5), "density 1.5 is not allowed"),
     ],

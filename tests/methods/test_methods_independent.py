@@ -99,7 +99,7 @@ def test_cost_of_smaller_networks_by_hand(tmp_path: Path) -> None:
     assert result["details"] == {"parameters_per_task": [191, 191, 191]}
 
 
-@pytest.mark.parametrize("router", ["entropy", "prototype"])
+@pytest.mark.parametrize("router", ["entropy", "energy", "prototype", "mahalanobis"])
 def test_a_router_can_find_the_task(tmp_path: Path, router: str) -> None:
     one = experiment(f"{{independent: {{router: {router}}}}}", "class", OPTIMIZERS[1])
     record = run_one(one, tmp_path)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lora_cl.data.streaming import Streamed
-from lora_cl.methods.means import CHUNK, NearestMean, class_means, class_sums
+from lora_cl.methods.means import CHUNK, NearestMean, class_scatter, class_sums
 
 X = torch.tensor([[1.0, 2.0], [3.0, 4.0], [10.0, 0.0]])
 Y = torch.tensor([0, 0, 2])
@@ -29,8 +29,20 @@ def test_sums_and_counts_by_hand() -> None:
     assert counts.tolist() == [2, 0, 1, 0]
 
 
-def test_a_label_without_samples_has_no_mean() -> None:
-    assert class_means(double, X, Y, 4).tolist() == [[4.0, 6.0], [20.0, 0.0]]
+def test_scatter_by_hand() -> None:
+    """Of the features (2, 4), (6, 8) about (4, 6): twice (2, 2)(2, 2)^T; of one sample nothing."""
+    means = torch.tensor([[4.0, 6.0], [0.0, 0.0], [20.0, 0.0]])
+    found = class_scatter(double, X, Y, means)
+    assert found.tolist() == [[8.0, 8.0], [8.0, 8.0]]
+    assert found.dtype == torch.float64
+
+
+def test_scatter_of_more_samples_than_one_part_holds() -> None:
+    """Of n samples i by turns in two classes: every mean is 0, and the scatter is sum i^2."""
+    x = torch.arange(CHUNK + 5.0)[:, None]
+    y, n = torch.arange(CHUNK + 5) % 2, CHUNK + 5
+    found = class_scatter(lambda part: part, x, y, torch.zeros(2, 1))
+    assert found.tolist() == [[(n - 1) * n * (2 * n - 1) / 6]]
 
 
 def test_more_samples_than_one_part_holds() -> None:

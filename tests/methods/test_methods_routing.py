@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -9,7 +10,18 @@ from private_head_cases import learn, method_on
 
 import lora_cl
 from lora_cl.errors import ConfigError
-from lora_cl.methods.routing import doubt, nearest_task
+from lora_cl.methods.means import class_scatter
+from lora_cl.methods.routing import (
+    ROUTERS,
+    RouterOptions,
+    covariance_factor,
+    doubt,
+    energy,
+    nearest_task,
+    remember,
+    shrinkage,
+    whitened,
+)
 
 SIZES = """
 name: sizes
@@ -29,6 +41,12 @@ methods: {{independent: {{router: entropy}}}}
 
 def logits(*p: float) -> torch.Tensor:
     return torch.tensor([p]).log()
+
+
+def test_every_router_is_a_choice() -> None:
+    choices = get_args(RouterOptions.model_fields["router"].annotation)
+    assert set(choices) == {"oracle", *ROUTERS}
+    assert len(ROUTERS) == 4
 
 
 # Entropy
@@ -65,6 +83,26 @@ def test_a_task_of_many_classes_is_found_among_small_ones(tmp_path: Path) -> Non
     assert all(0.5 < share <= 1.0 for share in found[1:])
 
 
+# Energy
+
+
+def test_energy_by_hand() -> None:
+    """-ln(1 + 2 + 5) = -ln 8; logits of the same softmax, and 3 larger, are 3 lower."""
+    f = torch.tensor([[1.0, 2.0, 5.0]]).log()
+    torch.testing.assert_close(
+        energy(torch.cat([f, f + 3])),
+        torch.tensor([1.0, 1.0]) * -math.log(8) - torch.tensor([0.0, 3.0]),
+    )
+    assert energy(torch.tensor([[4.0], [-2.0]])).tolist() == [-4.0, 2.0]
+
+
+def test_energy_and_entropy_choose_otherwise() -> None:
+    """(6, 5) is large and in doubt, (2, -2) small and sure."""
+    large, small = torch.tensor([[6.0, 5.0]]), torch.tensor([[2.0, -2.0]])
+    assert energy(large) < energy(small)
+    assert doubt(small) < doubt(large)
+
+
 # Prototypes
 
 
@@ -89,12 +127,107 @@ def test_prototypes_are_means_in_the_base_without_dropout() -> None:
     task = method.benchmark.task(0)
     learn(method, [0])
     method.network.train()
-    method.add_prototypes(task)
+    remember(method.kept, "prototype", method.base_features, task)
     samples = task.train()
     with torch.no_grad():
         features = method.network.backbone.eval()(samples.x)
     right = torch.stack([features[samples.y == label].mean(0) for label in (0, 1)])
     torch.testing.assert_close(method.kept["prototypes.0"], right)
+
+
+# Mahalanobis
+
+
+def test_shrinkage_by_hand() -> None:
+    """S = diag(3, 1): d = 2, tr S^2 = 10, tr(S)^2 = 16. rho = (0 + 16) / (n (10 - 8)) = 8 / n."""
+    S = torch.diag(torch.tensor([3.0, 1.0], dtype=torch.float64))
+    assert shrinkage(S, 16) == pytest.approx(0.5)
+    assert shrinkage(S, 80) == pytest.approx(0.1)
+    assert shrinkage(S, 5) == 1.0
+    assert shrinkage(torch.eye(3, dtype=torch.float64), 1000) == 1.0
+    assert shrinkage(torch.eye(1, dtype=torch.float64), 1000) == 1.0
+
+
+def test_shrinkage_is_as_scikit_learn_has_it_in_many_dimensions() -> None:
+    """It leaves out 2 / d, which is then nothing."""
+    oas = pytest.importorskip("sklearn.covariance").oas
+    x = torch.randn(60, 400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x *= torch.linspace(0.2, 3, 400, dtype=torch.float64)
+    x -= x.mean(0)
+    _, theirs = oas(x.numpy(), assume_centered=True)
+    ours = shrinkage(x.T @ x / len(x), len(x))
+    assert 0.1 < ours < 0.9
+    assert ours == pytest.approx(theirs, rel=0.02)
+
+
+def test_distances_along_a_wide_direction_count_less_by_hand() -> None:
+    """S = diag(3, 1) of 16 samples is shrunk by half to diag(2.5, 1.5): of (5, 0) and (0, 4) the
+    squared distances from 0 are 25 / 2.5 = 10 and 16 / 1.5."""
+    factor = covariance_factor(torch.diag(torch.tensor([48.0, 16.0], dtype=torch.float64)), 16)
+    rows = whitened(torch.tensor([[5.0, 0.0], [0.0, 4.0]]), factor)
+    assert rows.square().sum(1).tolist() == pytest.approx([10.0, 16 / 1.5])
+    # So that (0, 0) belongs to the mean that is farther away by the plain distance.
+    means = [torch.tensor([[0.0, 4.0]]), torch.tensor([[5.0, 0.0]])]
+    origin = torch.zeros(1, 2)
+    assert nearest_task(origin, means).tolist() == [0]
+    assert nearest_task(whitened(origin, factor), [whitened(m, factor) for m in means]).item() == 1
+
+
+def test_correlated_features_by_hand() -> None:
+    """|L^-1 h|^2 = h^T S^-1 h: S = ((2, 1), (1, 2)) / 3 has S^-1 = ((2, -1), (-1, 2)), and tr S^2 =
+    10 / 9, tr(S)^2 = 16 / 9, so that of 8e6 samples rho = 1e-6."""
+    n = 8_000_000
+    S = torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64) / 3
+    assert shrinkage(S, n) == pytest.approx(1e-6)
+    rows = whitened(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), covariance_factor(S * n, n))
+    assert rows.square().sum(1).tolist() == pytest.approx([2.0, 6.0], rel=1e-5)
+
+
+def test_without_scatter_the_distance_is_the_plain_one() -> None:
+    """As of one sample a class."""
+    factor = covariance_factor(torch.zeros(3, 3, dtype=torch.float64), 2)
+    assert torch.equal(factor, torch.eye(3, dtype=torch.float64))
+
+
+def test_a_feature_that_never_moves_has_an_inverse() -> None:
+    scatter = torch.zeros(4, 4, dtype=torch.float64)
+    scatter[:3, :3] = torch.ones(3, 3)
+    factor = covariance_factor(scatter, 10)
+    assert bool(torch.isfinite(whitened(torch.ones(2, 4), factor)).all())
+
+
+def test_the_covariance_is_shared_by_all_tasks_and_what_is_kept_by_hand() -> None:
+    method = method_on("{lora: {router: mahalanobis}}", "class")
+    learn(method, [0, 1])
+    with torch.no_grad():
+        found = [
+            (method.base_features(s.x).double(), s.y)
+            for s in (method.benchmark.task(k).train() for k in (0, 1))
+        ]
+    apart = torch.cat([h[y == c] - h[y == c].mean(0) for h, y in found for c in (0, 1)])
+    torch.testing.assert_close(method.kept["scatter"], apart.T @ apart, rtol=1e-5, atol=1e-6)
+    assert method.kept["scatter.samples"].item() == len(apart)
+    assert set(method.kept) == {"prototypes.0", "prototypes.1", "scatter", "scatter.samples"}
+    plain = method_on("{lora: {}}", "class")
+    learn(plain, [0, 1])
+    # Four means of 16 features, a matrix of 16 x 16 in double precision, and a count.
+    kept = 4 * 16 * 4 + 16 * 16 * 8 + 8
+    assert method.stored_bytes() - plain.stored_bytes() == kept
+
+
+def test_it_finds_tasks_that_lie_behind_noise() -> None:
+    """The tasks are 1 apart in a feature of deviation 0.2; classes in one of deviation 6."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(4, 200, 2, generator=generator) * torch.tensor([0.2, 6.0])
+    at = torch.tensor([[0.0, 3.0], [0.0, -3.0], [1.0, 1.0], [1.0, -1.0]])
+    means = [at[:2], at[2:]]
+    x = (noise + at[:, None]).flatten(0, 1)
+    y = torch.arange(4).repeat_interleave(200)
+    factor = covariance_factor(class_scatter(lambda part: part, x, y, at), len(x))
+    plain = nearest_task(x, means) == y // 2
+    better = nearest_task(whitened(x, factor), [whitened(m, factor) for m in means]) == y // 2
+    assert 0.4 < float(plain.float().mean()) < 0.7
+    assert 0.97 < float(better.float().mean()) <= 1.0
 
 
 def test_a_router_with_nothing_to_find_is_refused() -> None:

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 import torch
 from image_cases import backbone
-from safetensors.torch import save_file
+from process_cases import ask
+from safetensors.torch import load_file, save_file
+from text_cases import save_texts
 from torch import Tensor, nn
 
+import lora_cl
 from lora_cl.adapters import (
     PeftAdapter,
     activate,
@@ -28,6 +31,7 @@ from lora_cl.adapters import (
 )
 from lora_cl.data import data_root
 from lora_cl.models.text import MINILM
+from lora_cl.testing.runs import run_done
 
 transformers = pytest.importorskip("transformers")
 with warnings.catch_warnings():
@@ -142,3 +146,56 @@ def test_adapters_and_their_gradients_are_those_of_peft(kind: str, tmp_path: Pat
             assert difference <= 1e-4 * scale, name
             compared += 1
     assert compared == 30 * {"lora": 2, "dora": 3, "adalora": 3}[kind]
+
+
+RUN = """
+name: minilm
+benchmark: {{name: split, tasks: 2, dataset: {{name: text, path: '{texts}'}}}}
+model: {{name: transformers, model: minilm, max_length: 64}}
+train: {{iterations: 2, batch_size: 8, lr: 0.005}}
+methods: {{{method}: {{rank: 4, targets: ["*query", "*value"]}}}}
+"""
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_what_peft_trained_comes_in_and_goes_out_again(kind: str, tmp_path: Path) -> None:
+    text = RUN.format(texts=save_texts(tmp_path / "texts.csv"), method=kind)
+    run = run_done(text, tmp_path / "runs")
+    texts = [text for text in TEXTS if text]
+    base, head = Directly().eval(), nn.Linear(384, 2)
+    with torch.no_grad():
+        before = head(base(texts))
+    options = peft.LoraConfig(
+        r=4, lora_alpha=8, target_modules=["query", "value"], use_dora=kind == "dora"
+    )
+    base.model = peft.get_peft_model(base.model, options)
+    trained = [p for p in base.parameters() if p.requires_grad] + list(head.parameters())
+    optimizer = torch.optim.AdamW(trained, lr=0.01)
+    for _ in range(2):
+        loss = nn.functional.cross_entropy(head(base(texts)), torch.tensor([0, 1, 1, 0]))
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    base.model.save_pretrained(tmp_path / "theirs")
+    save_file(head.state_dict(), tmp_path / "theirs" / "head.safetensors")
+    with torch.no_grad():
+        right = head(base(texts))
+    assert float((right - before).abs().max()) > 0.01
+
+    bank = tmp_path / "bank"
+    code, _, err = ask(
+        "adapters", "import", run, tmp_path / "theirs", "--classes", "no,yes", "-o", bank
+    )
+    assert (code, err) == (0, f"written to {bank}, as task 2\n")
+    method = lora_cl.load_run(bank)
+    with torch.no_grad(), method.view(2) as network:
+        torch.testing.assert_close(network(method.reads(texts)), right, rtol=1e-5, atol=1e-5)
+
+    lora_cl.export_adapter(bank, 2, tmp_path / "again")
+    again, out = Directly().eval(), load_file(tmp_path / "again" / "head.safetensors")
+    again.model = peft.PeftModel.from_pretrained(again.model, tmp_path / "again").eval()
+    with torch.no_grad():
+        features = again(texts)
+    found = features @ out["weight"].T + out["bias"]
+    torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)

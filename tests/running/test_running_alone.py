@@ -63,6 +63,8 @@ CASES = [
     ("joint: {}", "class"),
     ("lora: {rank: 2, router: prototype}", "class"),
     ("independent: {router: prototype}", "class"),
+    ("adalora: {rank: 3, target_rank: 2, every: 1, router: mahalanobis}", "class"),
+    ("lora: {rank: 2, router: energy}", "class"),
     ("independent: {router: entropy, hidden: [6]}", "domain"),
 ]
 
@@ -131,13 +133,15 @@ def method(whole: Path) -> Method:
     return lora_cl.load_run(whole)
 
 
-def test_the_entropy_router_needs_nothing_and_the_other_what_was_kept(method: Method) -> None:
+def test_routers_of_logits_need_nothing_and_the_others_what_was_kept(method: Method) -> None:
     x, _ = inputs(1)
-    tasks = method.predict(x, router="entropy").tasks
-    assert tasks is not None
-    assert set(tasks.tolist()) <= {0, 1}
-    with pytest.raises(MethodError, match="class means, and none were kept"):
-        method.predict(x, router="prototype")
+    for router in ("entropy", "energy"):
+        tasks = method.predict(x, router=router).tasks
+        assert tasks is not None
+        assert set(tasks.tolist()) <= {0, 1}
+    for router in ("prototype", "mahalanobis"):
+        with pytest.raises(MethodError, match=f"router {router} needs class means.* were not kept"):
+            method.predict(x, router=router)
     with pytest.raises(MethodError, match="did you mean 'entropy'"):
         method.predict(x, router="entrpy")
     with pytest.raises(MethodError, match="not both"):

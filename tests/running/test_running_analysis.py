@@ -68,6 +68,11 @@ def test_the_command(tmp_path: Path) -> None:
     assert (code, err) == (0, "")
     table, cuts = out.split("\n\n")
     assert table.splitlines()[0].split()[-6:] == ["energy", "in", "1", "energy", "in", "4"]
+    *layers, mean = (line.split() for line in table.splitlines()[1:])
+    of_the_weight = [float(line[4]) for line in layers]
+    assert len(layers) == 2
+    assert mean[0] == "mean"
+    assert float(mean[1]) == pytest.approx(sum(of_the_weight) / 2, rel=0.02)
     assert cuts.splitlines()[1].split() == ["task", "0", "1", "4", "whole", "name"]
     assert [line.split()[0] for line in cuts.splitlines()[2:]] == ["0", "1", "2", "mean"]
     code, out, _ = ask("analyze", run, "--format", "json")

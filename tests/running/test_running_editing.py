@@ -19,6 +19,9 @@ from torch import Tensor
 
 import lora_cl
 from lora_cl.errors import LoraClError, MethodError, ResultsError
+from lora_cl.models import Origin
+from lora_cl.running.importing import _require_base
+from lora_cl.running.making import make_benchmark
 from lora_cl.testing.runs import run_done
 
 with warnings.catch_warnings():
@@ -164,6 +167,16 @@ def test_what_peft_trained_on_a_text_network_answers_the_same_here(
     torch.testing.assert_close(found.probabilities, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_base_of_another_name(tmp_path: Path) -> None:
+    """Shapes may agree: names on the hub do not. In a folder anything may lie."""
+    of_hub = Origin("transformers", "one/MiniLM", "", "")
+    for same in (None, "one/MiniLM", "other/MiniLM", str(tmp_path)):
+        _require_base(same, of_hub, tmp_path)
+    _require_base("one/bert", None, tmp_path)
+    with pytest.raises(ResultsError, match="is of the base one/bert, and the run of one/MiniLM"):
+        _require_base("one/bert", of_hub, tmp_path)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return done(tmp_path_factory.mktemp("run"), MLP, NUMBERS, "lora, rank: 4")
@@ -208,6 +221,7 @@ def tensors_of(folder: Path, change: Any) -> None:
 
 
 LINEAR = "base_model.model.backbone.linear1.lora_A.weight"
+HEAD_WEIGHT = "base_model.model.head.weight"
 
 
 def hostile(folder: Path) -> None:
@@ -247,6 +261,18 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (lambda f: tensors_of(f, lambda t: {**t, "x": torch.zeros(1)}), "'x' is no tensor of PEFT's"),
     (
+        lambda f: tensors_of(f, lambda t: {k: torch.zeros(()) for k in t}),
+        "linear1 does not fit rank 4: lora_A.weight (), lora_B.weight ()",
+    ),
+    (
+        lambda f: tensors_of(f, lambda t: {**t, HEAD_WEIGHT: torch.zeros(())}),
+        "takes no 8 features",
+    ),
+    (
+        lambda f: tensors_of(f, lambda t: {k: v.to(torch.int8) for k, v in t.items()}),
+        "is of int8; floating point is needed",
+    ),
+    (
         lambda f: tensors_of(
             f,
             lambda t: {
@@ -274,9 +300,29 @@ def test_what_does_not_fit_is_a_line_and_leaves_nothing(
     assert before == {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
 
 
+@pytest.mark.parametrize("write", ["import", "add", "export", "remove"])
+def test_nothing_is_written_into_a_run(write: str, run: Path, theirs: Path, tmp_path: Path) -> None:
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    (tmp_path / "more.yaml").write_text(ONE_MORE.format(tasks=1, classes=4, features=12))
+    words = {
+        "import": [theirs, "--classes", "a,b"],
+        "add": ["--task", tmp_path / "more.yaml"],
+        "export": ["--task", "0"],
+        "remove": ["--task", "0"],
+    }[write]
+    code, out, err = ask("adapters", write, run, *words, "-o", run / "adapters" / "inside")
+    assert (code, out) == (2, "")
+    assert err.endswith(f"lies in {run}, a run, and nothing is written there\n")
+    assert before == {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    assert not (run / "adapters" / "inside").exists()
+
+
 def test_other_kinds_ranks_and_counts_of_classes(run: Path, theirs: Path, tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="has 2 outputs, and 3 classes are named"):
         lora_cl.import_adapter(run, theirs, tmp_path / "x", classes=["a", "b", "c"])
+    for classes in (["a", "a"], ["a", ""]):
+        with pytest.raises(ResultsError, match="each needs a name of its own"):
+            lora_cl.import_adapter(run, theirs, tmp_path / "x", classes=classes)
     small = done(tmp_path, MLP, NUMBERS, "lora, rank: 2")
     with pytest.raises(ResultsError, match="has rank 4, and the run 2"):
         lora_cl.import_adapter(small, theirs, tmp_path / "x", classes=["a", "b"])
@@ -317,6 +363,21 @@ def test_one_more_task_moves_nothing_before_it(method: str, tmp_path: Path) -> N
     assert more.benchmark.class_names(3) == ["0", "1", "2", "3"]
     code, out, _ = ask("adapters", "list", tmp_path / "bank")
     assert float(out.splitlines()[4].split()[-5]) == accuracy
+
+
+def test_the_router_knows_the_task_that_was_added(tmp_path: Path) -> None:
+    text = CONFIG.format(benchmark=NUMBERS, model=MLP, method="lora, router: mahalanobis")
+    run = run_done(text.replace("train:", "scenario: class\ntrain:"), tmp_path / "runs")
+    more = lora_cl.parse_config(ONE_MORE.format(tasks=1, classes=4, features=12), "more.yaml")
+    lora_cl.add_task(run, more, tmp_path / "bank")
+    before, after = lora_cl.load_run(run), lora_cl.load_run(tmp_path / "bank")
+    assert set(after.kept) == {*before.kept, "prototypes.3"}
+    assert after.kept["prototypes.3"].shape == (4, before.network.features)
+    assert after.kept["scatter.samples"] > before.kept["scatter.samples"]
+    x = make_benchmark(more.config, 0, torch.device("cpu"), None).task(0).test().x
+    tasks = after.predict(x).tasks
+    assert tasks is not None
+    assert 0.3 < float((tasks == 3).float().mean()) <= 1.0
 
 
 @pytest.mark.parametrize(

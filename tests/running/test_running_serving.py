@@ -34,6 +34,9 @@ CASES = [
     ("{name: cnn, channels: [4, 6], hidden: 8}", IMAGES, "lora: {rank: 2}"),
     ("{name: vit, width: 16, depth: 2, heads: 2, patch: 4}", IMAGES, "lora: {rank: 2}"),
     ("{name: timm, model: test_vit, size: 32}", IMAGES, "lora: {rank: 2}"),
+    # Its projections are given (L, N, E): the samples lie in the second dimension.
+    ("{name: 'encoder_backbone:Encoder'}", IMAGES, "lora: {rank: 2}"),
+    ("{name: 'encoder_backbone:Encoder'}", IMAGES, "dora: {rank: 2, targets: attention}"),
 ]
 
 

@@ -115,7 +115,7 @@ def held_rows(*overrides: str) -> torch.Tensor:
         *((f"{method}: {{}}", "class", ()) for method in METHODS),
         ("frozen: {classifier: ncm}", "task", ()),
         ("replay: {memory: reservoir}", "domain", ()),
-        ("lora: {router: prototype}", "class", ()),
+        ("lora: {router: mahalanobis}", "class", ()),
         ("full: {}", "task", CNN),
         ("joint: {}", "task", ("stream=true",)),
     ],
