@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import lora_cl.records.metrics as metrics
+from lora_cl.records.confusion import Counts, confusion
 from lora_cl.records.events import logged_config
 from lora_cl.records.folders import Record
 from lora_cl.records.plain_json import LARGEST
@@ -49,7 +50,9 @@ class Run:
     """A record whose every part was checked; anything wrong with it is ``reason``.
 
     ``matrix`` (T, T) holds fractions, NaN where not measured; ``values`` the measures and costs.
-    Both are there for a run that is done, and for no other. ``options`` are the config by dotted
+    Both are there for a run that is done, and for no other. ``confusion`` is as
+    ``records.confusion`` has it, of those that measured it; ``tasks`` are the names of its classes,
+    task by task. ``options`` are the config by dotted
     key, ``content`` what else makes the result, ``position`` the label's place in the config;
     ``details`` and ``provenance`` are as on record.
     """
@@ -71,6 +74,8 @@ class Run:
     isolated: bool | None = None
     classifier: str | None = None
     matrix: metrics.Array | None = None
+    confusion: tuple[Counts, ...] = ()
+    tasks: tuple[tuple[str, ...], ...] = ()
     values: dict[str, float | None] = field(default_factory=dict)
     routing: Routing | None = None
     details: dict[str, Any] = field(default_factory=dict)
@@ -174,13 +179,20 @@ def _with_numbers(run: Run, result: dict[str, Any]) -> Run:
         if validation is None
         else metrics.average_accuracy(_matrix(validation, tasks, "validation_matrix"))
     )
+    answered = confusion(result)
     return replace(
         run,
         matrix=matrix,
+        confusion=tuple(answered or ()),
+        tasks=_class_names(result) if answered else (),
         values=values,
         routing=_routing(result.get("routing"), tasks),
         details=_mapping(result, "details"),
     )
+
+
+def _class_names(result: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(one_line(name) for name in task["classes"]) for task in result["tasks"])
 
 
 def _matrix(value: Any, tasks: int, name: str) -> metrics.Array:

@@ -20,6 +20,7 @@ from lora_cl.data.weights import read_safetensors
 from lora_cl.errors import MethodError, ResultsError
 from lora_cl.files import read_regular
 from lora_cl.methods.adapted import AdapterPerTask
+from lora_cl.records.confusion import NAME as CONFUSION
 from lora_cl.records.files import make_empty, make_within
 from lora_cl.records.integrity import manifest
 from lora_cl.records.layout import (
@@ -76,6 +77,7 @@ def with_one_more(
         "tasks": [*result["tasks"], {"name": name, "classes": list(classes)}],
         "n_tasks": task + 1,
         "accuracy_matrix": [*padded, [*result["accuracy_matrix"][-1], accuracy]],
+        CONFUSION: None,
         how: [*result.get(how, []), task],
     }
 
