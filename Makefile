@@ -23,7 +23,10 @@ tune-smoke: .venv/installed
 	$(RUN) tune configs/smoke.yaml -o tune.trials=2 --results $$smoke/runs --output $$smoke/tuned.yaml && \
 	$(RUN) validate $$smoke/tuned.yaml
 
+# Temporary files in memory, where there is room: a record is flushed to the disk at every write.
 test: .venv/installed
+	if df -k /dev/shm 2>/dev/null | awk '{ free = $$4 } END { exit free < 4000000 }' && [ -w /dev/shm ]; \
+	then export TMPDIR=/dev/shm; fi; \
 	$(BIN)/python -m pytest -q -n 3 --dist worksteal
 
 lint: .venv/installed

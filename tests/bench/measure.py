@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -10,6 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+
+import torch
+
+from lora_cl.running.machine import MemoryPeak
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = Path(sys.executable).with_name("lora-cl")
@@ -101,6 +106,20 @@ def cpu_clocked(function: Callable[[], object]) -> Callable[[], float]:
         return time.process_time() - start
 
     return side
+
+
+class MemoryGrowth:
+    """By how much this process's memory grew at its peak, from the making of this on."""
+
+    def __init__(self) -> None:
+        ctypes.CDLL(None).malloc_trim(0)  # Or what was freed before would be used unseen.
+        self.peak = MemoryPeak(torch.device("cpu"))
+        self.before = self.peak.bytes()
+
+    def bytes(self) -> int | None:
+        """None where the system does not tell."""
+        now = self.peak.bytes()
+        return None if now is None or self.before is None else now - self.before
 
 
 def process(arguments: Sequence[str | Path], env: Mapping[str, str] | None = None) -> float:

@@ -20,6 +20,7 @@ from lora_cl.config import RunConfig, parse_config
 from lora_cl.records.results import read_result
 from lora_cl.running.runner import Where, run_one
 from lora_cl.training import loop
+from tests.bench.measure import MemoryGrowth
 
 SPLIT_MNIST: dict[str, Any] = {
     "name": "bench",
@@ -48,6 +49,7 @@ class Recorded:
     batch_size: int
     order: Callable[[int], Tensor]
     seconds: float = 0.0
+    grown_bytes: int | None = None
     losses: list[Tensor] = field(default_factory=list)
 
     @property
@@ -79,9 +81,11 @@ def recorded_fits() -> Iterator[list[Recorded]]:
             between += time.process_time() - start
 
         options["after_epoch"] = noting
+        growth = MemoryGrowth()
         start = time.process_time()
         fit(learner, network, x, y, **options)
         record.seconds = time.process_time() - start - between
+        record.grown_bytes = growth.bytes()
         records.append(record)
 
     with patch.object(loop, "fit", recording):

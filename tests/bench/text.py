@@ -15,7 +15,16 @@ from torch.nn import functional as F
 from lora_cl.config import RunConfig
 from lora_cl.data import data_root
 from lora_cl.models.text import MINILM
-from tests.bench.measure import Row, Setting, at_least, ratio, same_loss, take_turns
+from tests.bench.measure import (
+    MemoryGrowth,
+    Row,
+    Setting,
+    at_least,
+    at_most,
+    ratio,
+    same_loss,
+    take_turns,
+)
 from tests.bench.sides import Recorded, in_process, one_thread, run_config
 
 RANK, ALPHA = 4, 8
@@ -23,19 +32,25 @@ FACTOR = r"backbone\.model\.(.*)\.adapters\.[^.]+\.(lora_[AB])\.weight"
 
 
 def rows(setting: Setting) -> list[Row]:
-    """A round is one task of WordNet: two classes, batches of 32 glosses."""
+    """A round is one task of WordNet: two classes, batches of 32 glosses.
+
+    Memory is what the steps take at their peak beside what was there before the first.
+    """
     per_class = setting.of(128, 64)
     run = _run({"lora": {"rank": RANK, "alpha": ALPHA}}, per_class, epochs=1)
     records: list[Recorded] = []
+    grown: dict[str, list[float]] = {"ours": [], "peft": []}
 
     def ours() -> float:
         _, records[:] = in_process(run, setting.scratch / "text")
+        grown["ours"].append(float(records[0].grown_bytes or 0))
         return records[0].seconds
 
     def theirs() -> float:
         record = records[0]
         with one_thread():
-            seconds, loss = _peft_steps(MINILM.fetch(data_root()), record)
+            seconds, loss, peak = _peft_steps(MINILM.fetch(data_root()), record)
+        grown["peft"].append(float(peak or 0))
         same_loss("lora on MiniLM", loss, record.last_loss, 1e-2)
         return seconds
 
@@ -44,7 +59,13 @@ def rows(setting: Setting) -> list[Row]:
     ms = {name: 1000 * median(values) / steps for name, values in seconds.items()}
     faster = ratio(seconds, "peft", "ours")
     name = "(f) PEFT on transformers / step of lora on MiniLM"
-    return [at_least(1.3, name, ms["ours"], ms["peft"], "ms a step", faster)]
+    found = [at_least(1.3, name, ms["ours"], ms["peft"], "ms a step", faster)]
+    if all(min(peaks) > 0 for peaks in grown.values()):
+        mib = {side: median(peaks) / 2**20 for side, peaks in grown.items()}
+        less = ratio(grown, "ours", "peft")
+        name = "(f) memory of the steps of lora on MiniLM / PEFT on transformers"
+        found.append(at_most(1.0, name, mib["ours"], mib["peft"], "MiB", less))
+    return found
 
 
 def _run(method: dict[str, Any], per_class: int, epochs: int) -> RunConfig:
@@ -57,8 +78,11 @@ def _run(method: dict[str, Any], per_class: int, epochs: int) -> RunConfig:
     )
 
 
-def _peft_steps(folder: Path, record: Recorded) -> tuple[float, float]:
-    """The same steps as people write them: each batch padded to its longest text."""
+def _peft_steps(folder: Path, record: Recorded) -> tuple[float, float, int | None]:
+    """The same steps as people write them: each batch padded to its longest text.
+
+    Their seconds, the last loss, and by how many bytes memory grew.
+    """
     import time
 
     with warnings.catch_warnings():
@@ -88,6 +112,7 @@ def _peft_steps(folder: Path, record: Recorded) -> tuple[float, float]:
     optimizer = torch.optim.Adam(trained, lr=1e-3)
     model.train()
     order, loss = record.order(0), torch.zeros(())
+    growth = MemoryGrowth()
     start = time.process_time()
     for rows in torch.split(order, record.batch_size):
         tokens, there = _padded(record.x[rows])
@@ -98,7 +123,7 @@ def _peft_steps(folder: Path, record: Recorded) -> tuple[float, float]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return time.process_time() - start, float(loss)
+    return time.process_time() - start, float(loss), growth.bytes()
 
 
 def _padded(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -103,11 +103,11 @@ def test_a_finished_run(finished: tuple[Path, RunConfig], tmp_path: Path) -> Non
     refused = tried = 0
     for place, file in damaged(results, tmp_path, dice):
         tried += 1
-        for format_name in FORMATS:
-            code, out, err = ask("compare", place, "--format", format_name)
-            assert code in (0, 1)
-            assert out
-            assert err == ""
+        format_name = list(FORMATS)[tried % len(FORMATS)]
+        code, out, err = ask("compare", place, "--format", format_name)
+        assert code in (0, 1)
+        assert out
+        assert err == ""
         assert numbers(place) in ({}, accuracies)
         code, out, err = ask("diff", results / run.folder, place / run.folder)
         assert code in (0, 1, 2)
