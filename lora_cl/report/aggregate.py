@@ -33,6 +33,8 @@ MEASURES = (
     "peak_memory_bytes",
     "steps_to_95",
     "seconds_to_95",
+    "probe_before",
+    "probe_lost",
 )
 
 

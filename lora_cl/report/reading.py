@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -179,6 +180,7 @@ def _with_numbers(run: Run, result: dict[str, Any]) -> Run:
         if validation is None
         else metrics.average_accuracy(_matrix(validation, tasks, "validation_matrix"))
     )
+    values |= _probed(result.get("probe"))
     answered = confusion(result)
     return replace(
         run,
@@ -189,6 +191,20 @@ def _with_numbers(run: Run, result: dict[str, Any]) -> Run:
         routing=_routing(result.get("routing"), tasks),
         details=_mapping(result, "details"),
     )
+
+
+def _probed(probe: Any) -> dict[str, float | None]:
+    """What the base knew of classes that no task has, and what was lost of it in accuracy."""
+    if probe is None:
+        return {"probe_before": None, "probe_lost": None}
+    if not isinstance(probe, dict):
+        raise _MalformedError("probe is no mapping")
+    ((before, after),) = _fractions(
+        [[probe.get("before"), probe.get("after")]], 2, "probe"
+    ).tolist()
+    if math.isnan(before + after):
+        raise _MalformedError("probe lacks a number")
+    return {"probe_before": before, "probe_lost": before - after}
 
 
 def _class_names(result: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
