@@ -27,7 +27,7 @@ from lora_cl.running.arithmetic import reproducible
 from lora_cl.running.base import uncached_bases
 from lora_cl.running.folder import TO_DO, RunFolder
 from lora_cl.running.machine import resolve_device
-from lora_cl.running.planning import Planned, Shard, summary
+from lora_cl.running.planning import Planned, Shard, summary, titles
 from lora_cl.running.preparation import Say, prepare
 from lora_cl.running.runner import UNFINISHED, Where
 from lora_cl.text import one_line
@@ -67,6 +67,7 @@ def run(
     engine: str = "pool",
     address: str | None = None,
     progress: bool = True,
+    verbose: bool = False,
     say: Say = lambda message: None,
 ) -> list[Record]:
     """Does every run of the experiments that is not done, and returns all their records.
@@ -76,8 +77,9 @@ def run(
     methods are added. After ``max_seconds`` every run saves a checkpoint, and OutOfTimeError is
     raised if one is not done.
 
-    ``say`` hears at the start how many runs there are, how many of them are done already, and what
-    else is worth a line.
+    With ``progress``, stderr shows how far the runs are: a live view on a terminal, else a line a
+    run and, if ``verbose``, a line a task. ``say`` hears at the start what is compared, how many
+    runs there are, how many of them are done already, and what else is worth a line.
 
     ``jobs`` processes work side by side, by default as many as the cores this process may use
     have room for, with the configs' ``threads`` each; 0 works in this process, and then in one
@@ -96,8 +98,10 @@ def run(
     for note in dict.fromkeys(uncached_bases(one, where.data_dir) for one in configs):
         if note:
             say(note)
+    for title in titles(planned):
+        say(title)
     say(summary(planned))
-    statuses = _do([one.run for one in planned], where, do_all, force, progress)
+    statuses = _do([one.run for one in planned], where, do_all, force, progress, verbose)
     if max_seconds is not None and (left := statuses.count(UNFINISHED)):
         raise OutOfTimeError(
             f"time is up: {left} of {len(planned)} runs are not done; "
@@ -230,7 +234,12 @@ def _engine(
 
 
 def _do(
-    runs: Sequence[RunConfig], where: Where, do_all: Engine, force: bool, progress: bool
+    runs: Sequence[RunConfig],
+    where: Where,
+    do_all: Engine,
+    force: bool,
+    progress: bool,
+    verbose: bool = False,
 ) -> list[str]:
     """Does the runs that are not done, with a live view of them or without; their statuses."""
     folders = [RunFolder(where.results, run) for run in runs]
@@ -240,7 +249,7 @@ def _do(
     ]
     if not progress:
         return do_all(runs, where, _Silence(), force)
-    with Progress(labels) as watcher:
+    with Progress(labels, verbose=verbose) as watcher:
         return do_all(runs, where, watcher, force)
 
 

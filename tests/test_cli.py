@@ -38,7 +38,8 @@ def test_run_then_compare_then_diff(config: Path, tmp_path: Path) -> None:
     results = tmp_path / "r"
     code, out, err = ask("run", config, "--results", results, "--jobs", "0", "-o", "seeds=2")
     assert code == 0
-    assert err.startswith("4 runs: 4 to do\n")
+    assert err.startswith("tiny · split · task-incremental\n4 runs: 4 to do\n[1/4] tiny ")
+    assert "learned" not in err
     assert "4 runs: 4 done" in err
     assert err.endswith(f"next: lora-cl compare {results / 'tiny'}\n")
     # On stdout are the averages: n, average accuracy and forgetting of each label.
@@ -48,7 +49,7 @@ def test_run_then_compare_then_diff(config: Path, tmp_path: Path) -> None:
     assert {words[0] for words in averages.values()} == {"2"}
     code, again, err = ask("run", config, "--results", results, "--jobs", "0", "-o", "seeds=2")
     assert (code, again) == (0, out)
-    assert err.startswith("4 runs: 4 reused\n")
+    assert err.splitlines()[1] == "4 runs: 4 reused"
     code, out, err = ask("compare", results)
     assert (code, err) == (0, "")
     assert "lora" in out
@@ -63,6 +64,32 @@ def test_run_then_compare_then_diff(config: Path, tmp_path: Path) -> None:
     assert (code, err) == (1, "")
     assert out.startswith("config: seeds.0: ")
     assert "is not a run folder" in refused("diff", folders[0], results)
+
+
+def test_quiet_and_verbose(config: Path, tmp_path: Path) -> None:
+    here = ("run", config, "--jobs", "0", "--results")
+    assert ask(*here, tmp_path / "q", "-q") == (0, "", "")
+    verbose = ask(*here, tmp_path / "v", "-v")[2]
+    assert "tiny full seed 0: task 1 of 2 learned, accuracy " in verbose
+    config.write_text(TWO_RUNS.replace("full:", "full: {train: {lr: 1e30}}"))
+    code, out, err = ask(*here, tmp_path / "q", "-q")
+    assert (code, out) == (1, "")
+    assert err.startswith("tiny full seed 0: diverged: ")
+    assert err.count("\n") == 1
+    assert "-q: says nothing, and -v asks to" in refused(*here, tmp_path, "-q", "-v")
+    assert "-q: says nothing, and --dry-run asks to" in refused(*here, tmp_path, "-q", "--dry-run")
+
+
+def test_a_config_to_begin_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = "written to config.yaml; next: lora-cl run config.yaml\n"
+    assert ask("init") == (0, "", said)
+    assert ask("validate", "config.yaml")[1] == "config.yaml: valid, 15 runs\n"
+    Path("config.yaml").write_text("mine")
+    assert "config.yaml: is there already" in refused("init")
+    assert Path("config.yaml").read_text() == "mine"
+    assert "(did you mean 'class'?)" in refused("init", "x.yaml", "--scenario", "clas")
+    assert not Path("x.yaml").exists()
 
 
 def test_validate(config: Path) -> None:

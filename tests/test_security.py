@@ -173,6 +173,7 @@ def done(root: Path, label: str, seed: int) -> tuple[Path, dict[str, Any]]:
     [
         *("cost.train_seconds", "cost.total_params", "cost", "seed", "n_tasks", "accuracy_matrix"),
         *("details", "routing", "untrained_accuracy", "status", "isolated", "error"),
+        "confusion_matrices",
     ],
 )
 def test_nothing_under_a_right_checksum_ends_compare_for_others(

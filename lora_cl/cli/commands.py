@@ -31,10 +31,11 @@ from lora_cl.cli.listing import list_
 from lora_cl.cli.places import Folders, config_file, deliver, places, terminal
 from lora_cl.cli.predicting import predict
 from lora_cl.cli.showing import report, show, status
+from lora_cl.cli.starting import init
 from lora_cl.cli.tracking import log_to
 from lora_cl.cli.tuning import tune
 from lora_cl.errors import ConfigError
-from lora_cl.records.folders import DEFAULT_RESULTS
+from lora_cl.records.folders import DEFAULT_RESULTS, unheard
 
 if TYPE_CHECKING:
     from lora_cl.records.folders import Record
@@ -49,6 +50,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(init)
 app.command()(tune)
 app.command()(check)
 app.add_typer(data_app, name="data")
@@ -104,12 +106,18 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and train nothing.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say what failed alone.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Without a terminal: a line for every task.")
+    ] = False,
 ) -> None:
     """Train every method of the configs on its tasks, for every seed, and record the results.
 
     Finished runs are skipped, interrupted ones are resumed.
     """
     with answering():
+        if quiet and (verbose or dry_run):
+            raise ConfigError(f"-q: says nothing, and {'-v' if verbose else '--dry-run'} asks to")
         begun, seconds = time.monotonic(), _seconds("--max-time", max_time)
         one_of("--engine", engine, ["pool", "ray"])
         prepare_processes(device, 0 if dry_run or engine == "ray" else jobs)
@@ -124,15 +132,19 @@ def run(
             "force": force,
             "only": only,
             "shard": shard,
-            "say": say,
+            "say": unheard if quiet else say,
         }
         if dry_run:
             _tell_plan(api.plan(**asked))
             return
         if seconds is not None:  # The long imports count, too.
             seconds -= time.monotonic() - begun
+        asked |= {"progress": not quiet, "verbose": verbose}
         records = api.run(**asked, jobs=jobs, max_seconds=seconds, engine=engine, address=address)
-        _tell_averages(records, results)
+        if quiet:
+            _tell_failures(records)
+        else:
+            _tell_averages(records, results)
     if any(record.status != "done" for record in records):
         raise typer.Exit(RUN_FAILED)
 
@@ -259,6 +271,17 @@ def _tell_plan(plan: Sequence[Planned]) -> None:
     width = max(map(len, names), default=0)
     for name, one in zip(names, plan, strict=True):
         tell(f"{name:<{width}}  seed {one.run.seed}  {one.outlook}")
+
+
+def _tell_failures(records: Sequence[Record]) -> None:
+    """A line for each run that is not done, and why."""
+    from lora_cl.report.reading import check
+    from lora_cl.text import one_line
+
+    for run in map(check, records):
+        if not run.done:
+            reason = f": {run.reason}" if run.reason else ""
+            say(one_line(f"{run.experiment} {run.label} seed {run.seed}: {run.status}{reason}"))
 
 
 def _tell_averages(records: Sequence[Record], results: Path) -> None:

@@ -37,23 +37,34 @@ Name = Annotated[str, StringConstraints(pattern=NAME)]
 MethodChoice: Any = choice(METHODS, "method", MethodTraining)
 
 
-class PretrainOptions(OptionsBase):
-    """Train the backbone on a data set (all of it, or some classes) before the first task."""
+class ClassesOptions(OptionsBase):
+    """A data set, all of it or some of its classes."""
 
     dataset: DatasetChoice
-    """What the backbone is trained on, with a head that is thrown away."""
+    """The data set."""
     classes: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2)] | None = None
     """Some of its classes, by number; null: all."""
+
+    @model_validator(mode="after")
+    def _distinct_classes(self) -> ClassesOptions:
+        if self.classes is not None and len(set(self.classes)) < len(self.classes):
+            raise AtKeyError(["classes"], f"{short(self.classes)} names a class twice")
+        return self
+
+
+class ProbeOptions(ClassesOptions):
+    """What the backbone is asked about before the first task and after the last: classes that no
+    task has, so that what pretraining gave and learning took away can be told."""
+
+
+class PretrainOptions(ClassesOptions):
+    """Train the backbone on a data set (all of it, or some classes) before the first task, with a
+    head that is thrown away."""
+
     epochs: int = Field(default=1, ge=1)
     """Passes over it."""
     train: OwnSteps = OwnSteps()  # type: ignore[valid-type]
     """Keys of the shared `train` that pretraining has otherwise, such as `lr`."""
-
-    @model_validator(mode="after")
-    def _distinct(self) -> PretrainOptions:
-        if self.classes is not None and len(set(self.classes)) < len(self.classes):
-            raise AtKeyError(["classes"], f"{short(self.classes)} names a class twice")
-        return self
 
 
 class BaseOptions(OptionsBase):
@@ -185,6 +196,8 @@ class Config(OptionsBase):
     """The share of every task's training samples that is held out to choose by."""
     learning_curve: int = Field(default=0, ge=0, le=1000)
     """How many times a task's accuracy on samples held out is measured while it is learned."""
+    probe: ProbeOptions | None = None
+    """Classes that no task has, on which the backbone is measured before and after."""
     budget: BudgetOptions | None = None
     """Sizes every method to about as many parameters or bytes."""
     tuning: TrialOptions | None = None

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from lora_cl.files import read_regular
 from lora_cl.records.layout import HOLDER
@@ -54,25 +55,34 @@ def is_held(lock: Path) -> bool:
     return False
 
 
-def holder(lock: Path) -> str:
-    """Who holds a lock file: what the system tells of its own processes, or what they noted."""
-    with suppress(OSError, ValueError):
+class Process(NamedTuple):
+    """A process of this machine: ``state`` is R where it computes, S where it waits, T stopped."""
+
+    pid: int
+    state: str
+    parent: int
+
+
+def holding(lock: Path) -> Process | None:
+    """The process of this machine that holds a lock file, where the system tells."""
+    with suppress(OSError, ValueError, IndexError):
         status = lock.stat()
         device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
         for line in Path("/proc/locks").read_text().splitlines():
             words = line.split()  # 1: FLOCK ADVISORY WRITE 10693 fe:00:2326963 0 EOF
-            if len(words) > 5 and words[5] == f"{device}:{status.st_ino}" and words[4].isdecimal():
-                return f"process {words[4]}{_state(words[4])}"
+            if len(words) > 5 and words[5] == f"{device}:{status.st_ino}":
+                told = (Path("/proc") / words[4] / "stat").read_text().rpartition(")")[2].split()
+                return Process(int(words[4]), told[0], int(told[1]))
+    return None
+
+
+def holder(lock: Path) -> str:
+    """Who holds a lock file: what the system tells of its own processes, or what they noted."""
+    if found := holding(lock):
+        return f"process {found.pid}{', which is stopped' if found.state in 'Tt' else ''}"
     with suppress(OSError, ValueError):
         note = read_regular(lock.with_name(HOLDER), NOTE_BYTES).decode()
         pid, _, machine = note.partition(" ")
         if pid.isdecimal() and machine:
             return f"process {pid} on {one_line(machine, 80)}"
     return "another process"
-
-
-def _state(pid: str) -> str:
-    with suppress(OSError, IndexError):
-        state = (Path("/proc") / pid / "stat").read_text().rpartition(")")[2].split()[0]
-        return ", which is stopped" if state in "Tt" else ""
-    return ""

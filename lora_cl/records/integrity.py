@@ -9,6 +9,7 @@ from typing import Any
 
 from lora_cl.errors import ResultsError
 from lora_cl.files import read_regular
+from lora_cl.records.confusion import confusion
 from lora_cl.records.events import logged_config
 from lora_cl.records.files import require_file, require_folder
 from lora_cl.records.folders import CONFIG, run_folders
@@ -107,6 +108,7 @@ def faults(folder: Path, config_text: ConfigText) -> Iterator[str]:
     yield from _of_other_kind(folder)
     yield from _of_config(folder, result, config_text)
     if result is not None and status == "done":
+        yield from _of_confusion(folder, result)
         yield from _of_done(folder, result, verified)
         yield from _of_peft(folder)
     else:
@@ -137,6 +139,14 @@ def _of_config(folder: Path, result: dict[str, Any] | None, text: ConfigText) ->
     else:
         if isinstance(config, dict) and content != text(config).encode():
             yield f"{path}: is damaged: it is not the config of the run"
+
+
+def _of_confusion(folder: Path, result: Mapping[str, Any]) -> Iterator[str]:
+    """What the classes were taken for has to give the accuracies on record."""
+    try:
+        confusion(result)
+    except ValueError as error:
+        yield f"{folder / RESULT}: {one_line(error)}"
 
 
 def _of_done(

@@ -33,6 +33,8 @@ MEASURES = (
     "peak_memory_bytes",
     "steps_to_95",
     "seconds_to_95",
+    "probe_before",
+    "probe_lost",
 )
 
 
@@ -199,7 +201,7 @@ def _alike(runs: list[Run]) -> list[Run]:
     usual = described.most_common(1)[0][0]
     reason = "result.json: its method, scenario, benchmark or tasks are not those of its row"
     return [
-        replace(run, status="unreadable", reason=reason, matrix=None, values={})
+        replace(run, status="unreadable", reason=reason, matrix=None, confusion=(), values={})
         if run.done and _description(run) != usual
         else run
         for run in runs

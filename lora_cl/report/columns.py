@@ -104,6 +104,8 @@ _ALL = (
     _measure("peak_memory_bytes", "peak memory", -1, _mean(size)),
     _measure("steps_to_95", "steps to 95 %", -1, _mean(lambda steps: f"{steps:.3g}")),
     _measure("seconds_to_95", "time to 95 %", -1, _mean(duration)),
+    _measure("probe_before", "knew of other classes", 0, mean_std),
+    _measure("probe_lost", "lost of other classes ↓", -1, mean_std),
     Column("n_seeds", "n", seeds, lambda row: len(row.seeds), 1),
     Column(
         "router",

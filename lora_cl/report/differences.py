@@ -19,6 +19,7 @@ ENVIRONMENT = (
 MEASURED = {
     "untrained_accuracy": "accuracy before learning",
     "accuracy_matrix": "accuracy matrix",
+    "confusion_matrices": "confusion",
     "validation_matrix": "validation matrix",
 }
 MOST_VALUES = 20_000
@@ -142,13 +143,20 @@ def _place(place: tuple[Any, ...] | None) -> str:
 
 
 def _entries(measured: Any) -> dict[str, Any]:
-    """A matrix, or a list of one value per task, by what each value is of."""
+    """Matrices, a matrix, or a list of one value per task, by what each value is of."""
     entries: dict[str, Any] = {}
     for i, row in enumerate(measured if isinstance(measured, list) else ()):
-        if isinstance(row, list):
-            entries |= {f"after task {i}, on task {j}": value for j, value in enumerate(row)}
-        else:
+        if not isinstance(row, list):
             entries[f"on task {i}"] = row
+        elif any(isinstance(value, list) for value in row):
+            which = f"matrix {i}, " if len(measured) > 1 else ""
+            entries |= {
+                f"{which}class {j} taken for {k}": value
+                for j, line in enumerate(row)
+                for k, value in enumerate(line if isinstance(line, list) else ())
+            }
+        else:
+            entries |= {f"after task {i}, on task {j}": value for j, value in enumerate(row)}
     return entries
 
 

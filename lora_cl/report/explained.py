@@ -79,6 +79,14 @@ MEANINGS = {
         "mean over tasks (`learning_curve`)."
     ),
     "seconds_to_95": Meaning("Seconds of training until then."),
+    "probe_before": Meaning(
+        "What pretraining gave: the accuracy of the nearest class mean, in features of the base, "
+        "on the classes of `probe`, which no task has."
+    ),
+    "probe_lost": Meaning(
+        "What of it was lost when all tasks were learned, in the backbone as the last task sees "
+        "it. A base under adapters is still there without them."
+    ),
     "n_seeds": Meaning("Seeds that are in the numbers; of how many, where some are not."),
     "router": Meaning(
         "Who finds the task of an input where the scenario withholds it; the average accuracy of "

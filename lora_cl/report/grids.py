@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.cells import cell_len
 from rich.text import Text
 
 HEIGHTS = "▁▂▃▄▅▆▇█"
 SHARES = " ▏▎▍▌▋▊▉"
 FEW, MANY = 10, 40
 """Up to so many tasks a cell has its number; of more than so many, some are left out."""
+GAP = 3
+"""Characters between blocks."""
 SHADES = (
     ("#440154", "white"), ("#472d7b", "white"), ("#3b528b", "white"), ("#2c728e", "white"),
     ("#21918c", "white"), ("#28ae80", "black"), ("#5ec962", "black"), ("#addc30", "black"),
@@ -49,6 +52,24 @@ def grid(matrix: Sequence[Line], wide: bool = False) -> list[Text]:
             value = matrix[i][j] if j < len(matrix[i]) else None
             line.append_text(_cell(value, columns <= FEW, wide))
         lines.append(line)
+    return lines
+
+
+def beside(blocks: Sequence[Sequence[Text]], width: int) -> list[Text]:
+    """Blocks of lines, as many beside each other as there is room for; a blank line below each."""
+    lines = []
+    block_width = max((cell_len(line.plain) for block in blocks for line in block), default=0)
+    columns = max(1, (width + GAP) // (block_width + GAP))
+    for start in range(0, len(blocks), columns):
+        group = blocks[start : start + columns]
+        for i in range(max(map(len, group))):
+            line = Text()
+            for block in group:
+                part = block[i].copy() if i < len(block) else Text()
+                part.append(" " * (block_width + GAP - cell_len(part.plain)))
+                line.append_text(part)
+            lines.append(line)
+        lines.append(Text())
     return lines
 
 

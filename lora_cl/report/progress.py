@@ -1,7 +1,8 @@
 """The live view of many runs, fed by their event logs alone.
 
 On a terminal a table of the running ones that redraws itself; elsewhere plain lines, one for each
-learned task and each finished run. Nothing here starts a thread: the engine may fork.
+finished run and, where it is asked for, each learned task. Nothing here starts a thread: the engine
+may fork.
 """
 
 from __future__ import annotations
@@ -47,11 +48,13 @@ class Progress:
     """Shows how far ``runs`` are, from entering until leaving; a context manager.
 
     The engine calls ``poll`` a few times a second and ``finished`` once per run.
-    ``console`` is where to, by default stderr.
+    ``console`` is where to, by default stderr; ``verbose``: there, a line for each learned task.
     """
 
-    def __init__(self, runs: Sequence[RunLabel], console: Console | None = None) -> None:
-        self.runs = list(runs)
+    def __init__(
+        self, runs: Sequence[RunLabel], console: Console | None = None, verbose: bool = False
+    ) -> None:
+        self.runs, self.verbose = list(runs), verbose
         self.console = console or _on_stderr()
         self.states = [UnderWay(EventLog(run.folder)) for run in runs]
         self.start = time.time()
@@ -130,7 +133,7 @@ class Progress:
             found = True
             state.take(event)
             measured = event["event"] == "evaluated" and mean_of(state.accuracies) is not None
-            if news and measured and self._live is None:
+            if news and measured and self.verbose and self._live is None:
                 self.say(
                     f"{self.runs[index].name}: task {state.task} of {state.tasks} learned, "
                     f"accuracy {told_accuracies(state.accuracies)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import lora_cl.records.metrics as metrics
+from lora_cl.records.confusion import Counts, confusion
 from lora_cl.records.events import logged_config
 from lora_cl.records.folders import Record
 from lora_cl.records.plain_json import LARGEST
@@ -49,7 +51,9 @@ class Run:
     """A record whose every part was checked; anything wrong with it is ``reason``.
 
     ``matrix`` (T, T) holds fractions, NaN where not measured; ``values`` the measures and costs.
-    Both are there for a run that is done, and for no other. ``options`` are the config by dotted
+    Both are there for a run that is done, and for no other. ``confusion`` is as
+    ``records.confusion`` has it, of those that measured it; ``tasks`` are the names of its classes,
+    task by task. ``options`` are the config by dotted
     key, ``content`` what else makes the result, ``position`` the label's place in the config;
     ``details`` and ``provenance`` are as on record.
     """
@@ -71,6 +75,8 @@ class Run:
     isolated: bool | None = None
     classifier: str | None = None
     matrix: metrics.Array | None = None
+    confusion: tuple[Counts, ...] = ()
+    tasks: tuple[tuple[str, ...], ...] = ()
     values: dict[str, float | None] = field(default_factory=dict)
     routing: Routing | None = None
     details: dict[str, Any] = field(default_factory=dict)
@@ -174,13 +180,35 @@ def _with_numbers(run: Run, result: dict[str, Any]) -> Run:
         if validation is None
         else metrics.average_accuracy(_matrix(validation, tasks, "validation_matrix"))
     )
+    values |= _probed(result.get("probe"))
+    answered = confusion(result)
     return replace(
         run,
         matrix=matrix,
+        confusion=tuple(answered or ()),
+        tasks=_class_names(result) if answered else (),
         values=values,
         routing=_routing(result.get("routing"), tasks),
         details=_mapping(result, "details"),
     )
+
+
+def _probed(probe: Any) -> dict[str, float | None]:
+    """What the base knew of classes that no task has, and what was lost of it in accuracy."""
+    if probe is None:
+        return {"probe_before": None, "probe_lost": None}
+    if not isinstance(probe, dict):
+        raise _MalformedError("probe is no mapping")
+    ((before, after),) = _fractions(
+        [[probe.get("before"), probe.get("after")]], 2, "probe"
+    ).tolist()
+    if math.isnan(before + after):
+        raise _MalformedError("probe lacks a number")
+    return {"probe_before": before, "probe_lost": before - after}
+
+
+def _class_names(result: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(one_line(name) for name in task["classes"]) for task in result["tasks"])
 
 
 def _matrix(value: Any, tasks: int, name: str) -> metrics.Array:

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from lora_cl.report import layout
 from lora_cl.report.aggregate import Comparison, Row
-from lora_cl.report.grids import FEW, MANY, bar, grid, spark
+from lora_cl.report.confused import draw_confusion
+from lora_cl.report.grids import FEW, GAP, MANY, bar, beside, grid, spark
 from lora_cl.report.reading import Run
 from lora_cl.report.series import seen_accuracy
 from lora_cl.report.underway import UnderWay
@@ -21,7 +22,6 @@ from lora_cl.text import NOTHING, count, duration, one_line, percent, short_labe
 WIDTH, LEAST_WIDTH = 80, 40
 """Characters where there is no terminal; and what is used of a narrower one."""
 MOST_GRIDS = 24
-GAP = 3
 OVER_TIME = "over time"
 COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("stored_bytes", "stored", size),
@@ -49,7 +49,8 @@ def show_comparisons(found: Sequence[Comparison], width: int | None, color: bool
 
 
 def show_run(run: Run, state: UnderWay, width: int | None, color: bool) -> str:
-    """One run as text: its matrix so far, each task along the way, and its costs."""
+    """One run as text: its matrix so far, each task along the way, what was taken for what at the
+    end, and its costs."""
     wide = max(LEAST_WIDTH, width or WIDTH)
     name = " · ".join((run.experiment, run.label, f"seed {run.seed}"))
     told = run.status + (f": {run.reason}" if run.reason else "")
@@ -60,6 +61,7 @@ def show_run(run: Run, state: UnderWay, width: int | None, color: bool) -> str:
     else:
         matrix = [state.rows[task] for task in sorted(state.rows)]
     lines += _whole_matrix(matrix, wide) if matrix else [Text("no task is learned yet"), Text()]
+    lines += draw_confusion(run, wide)
     costs = [
         f"{name}: {form(value)}"
         for key, name, form in COSTS
@@ -154,18 +156,7 @@ def _grids(rows: Sequence[Row], width: int) -> list[Text]:
         Text("Accuracy in %: a line after each task, a column for each task", style="dim"),
         Text(),
     ]
-    block_width = max(cell_len(line.plain) for block in blocks for line in block)
-    beside = max(1, (width + GAP) // (block_width + GAP))
-    for start in range(0, len(blocks), beside):
-        group = blocks[start : start + beside]
-        for i in range(max(map(len, group))):
-            line = Text()
-            for block in group:
-                part = block[i].copy() if i < len(block) else Text()
-                part.append(" " * (block_width + GAP - cell_len(part.plain)))
-                line.append_text(part)
-            lines.append(line)
-        lines.append(Text())
+    lines += beside(blocks, width)
     if len(drawn) > MOST_GRIDS:
         lines += [
             Text(f"and {len(drawn) - MOST_GRIDS} more; --methods chooses", style="dim"),

@@ -16,7 +16,7 @@ from rich.text import Text
 from lora_cl.errors import ResultsError
 from lora_cl.records.events import EventLog
 from lora_cl.records.folders import Notice, read_record, run_folders, unheard
-from lora_cl.records.holder import holder, is_held
+from lora_cl.records.holder import Process, holder, holding, is_held
 from lora_cl.records.layout import LOCK
 from lora_cl.report.reading import Run, check
 from lora_cl.report.showing import LEAST_WIDTH, WIDTH
@@ -38,6 +38,26 @@ class Standing:
     state: UnderWay
     status: str
     by: str = ""
+    process: Process | None = None
+
+    @property
+    def name(self) -> str:
+        return one_line(f"{self.run.label} seed {self.run.seed}", limit=60)
+
+    @property
+    def silent(self) -> float:
+        """Seconds since its last event."""
+        return max(0.0, time.time() - self.state.latest) if self.state.latest else 0.0
+
+    def waits_for(self, others: Sequence[Standing]) -> Standing | None:
+        """The run of the same command that computes while this one waits for its turn."""
+        if self.process is None or self.process.state != "S" or self.silent <= QUIET:
+            return None
+        for one in others:
+            parent = one.process.parent if one.process and one.process.state == "R" else None
+            if parent == self.process.parent:
+                return one
+        return None
 
     @property
     def left(self) -> float | None:
@@ -75,7 +95,7 @@ def standing(folder: Path) -> Standing:
         state.take(event)
     lock = folder / LOCK
     if is_held(lock):
-        return Standing(run, state, RUNNING, holder(lock))
+        return Standing(run, state, RUNNING, holder(lock), holding(lock))
     return Standing(run, state, STOPPED)
 
 
@@ -99,7 +119,7 @@ def status_text(found: Sequence[Standing], width: int | None, color: bool) -> st
         going = [one for one in runs if one.status != "done"]
         going.sort(key=lambda one: (one.status != RUNNING, one.status != STOPPED))
         if going:
-            console.print(_table(going[:MOST_SHOWN], console.width))
+            console.print(_table(going[:MOST_SHOWN], found, console.width))
         if len(going) > MOST_SHOWN:
             console.print(Text(f"  and {len(going) - MOST_SHOWN} more", style="dim"))
     for line in _closing(found):
@@ -107,28 +127,29 @@ def status_text(found: Sequence[Standing], width: int | None, color: bool) -> st
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
-def _table(going: Sequence[Standing], width: int) -> Table:
+def _table(going: Sequence[Standing], found: Sequence[Standing], width: int) -> Table:
     table = Table(box=None, padding=(0, 1), pad_edge=False, show_header=False)
     table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(16, width // 3))
     table.add_column(overflow="fold")
     for one in going:
-        name = one_line(f"{one.run.label} seed {one.run.seed}", limit=60)
-        table.add_row(Text(f"  {name}"), Text(_told(one)))
+        table.add_row(Text(f"  {one.name}"), Text(_told(one, found)))
     return table
 
 
-def _told(one: Standing) -> str:
+def _told(one: Standing, found: Sequence[Standing]) -> str:
     state = one.state
     if one.status not in OPEN:
         return one_line(f"{one.status}: {one.run.reason}" if one.run.reason else one.status)
     parts = [one.status]
     if one.by and one.by != "another process":
         parts[0] += f" in {one.by}"
-    silent = time.time() - state.latest if state.latest else 0.0
     if one.status == STOPPED and state.latest:
-        parts[0] += f" {duration(max(0.0, silent))} ago"
-    elif silent > QUIET:
-        parts.append(f"quiet for {duration(silent)}")
+        parts[0] += f" {duration(one.silent)} ago"
+    elif other := one.waits_for(found):
+        assert other.process is not None
+        parts.append(f"waiting for its turn after {other.name} in process {other.process.pid}")
+    elif one.silent > QUIET:
+        parts.append(f"quiet for {duration(one.silent)}")
     if state.tasks:
         parts.append(f"task {min(state.task + 1, state.tasks)} of {state.tasks}")
     if state.epochs:

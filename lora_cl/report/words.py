@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lora_cl.report.aggregate import Row
+from lora_cl.report.confused import ONLY_LAST, only_last
 from lora_cl.text import one_line, percent
 
 MOST_NAMED = 6
@@ -29,18 +30,20 @@ def _collapse(rows: Sequence[Row]) -> list[str]:
         matrix = row.accuracy_matrix_mean
         if row.scenario != "class" or matrix is None or len(matrix) < 2:
             continue
-        last = matrix[-1]
-        if all(x is not None and x <= COLLAPSED for x in last[:-1]) and (last[-1] or 0.0) >= ALIVE:
+        answered = only_last(row)
+        if _looks_collapsed(matrix[-1]) if answered is None else answered:
             found.append(row)
     if not found:
         return []
     means = [mean for row in found if (mean := row.measures["average_accuracy"].mean) is not None]
     low, high = percent(min(means)), percent(max(means))
     told = f"{low} %" if low == high else f"{low} to {high} %"
-    return [
-        f"{_names(found)}: {told} is what collapse looks like: only the last task's classes are "
-        "predicted."
-    ]
+    return [f"{_names(found)}: {told} is what collapse looks like: {ONLY_LAST}."]
+
+
+def _looks_collapsed(last: Sequence[float | None]) -> bool:
+    """What the last row of an accuracy matrix says of it, where no answers are on record."""
+    return all(x is not None and x <= COLLAPSED for x in last[:-1]) and (last[-1] or 0.0) >= ALIVE
 
 
 def _isolated(rows: Sequence[Row]) -> list[str]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lora_cl.errors import MethodError, ResultsError
 from lora_cl.methods.adapted import AdapterPerTask
+from lora_cl.records.confusion import NAME as CONFUSION
 from lora_cl.records.files import make_within
 from lora_cl.records.integrity import manifest
 from lora_cl.records.layout import ADAPTERS, MODEL, SEALED, make_empty, task_folder
@@ -63,6 +64,7 @@ def with_one_more(
         "tasks": [*result["tasks"], {"name": name, "classes": list(classes)}],
         "n_tasks": task + 1,
         "accuracy_matrix": [*padded, [*result["accuracy_matrix"][-1], accuracy]],
+        CONFUSION: None,
         how: [*result.get(how, []), task],
     }
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from lora_cl.benchmarks import Benchmark, Samples, Task
 from lora_cl.errors import BrokenPromiseError
 from lora_cl.models import known_hashes
+from lora_cl.records.confusion import is_kept
 from lora_cl.running.ledger import Row
 from lora_cl.running.state import RunState
 from lora_cl.running.timing import Clock
@@ -22,6 +24,10 @@ class Evaluation:
         self.state, self.benchmark, self.clock = state, benchmark, clock
         self.method = state.method
         self.has_router = self.method.router != "oracle"
+        classes = [benchmark.task_classes(index) for index in range(benchmark.n_tasks)]
+        self.together = benchmark.scenario == "class"
+        self.outputs = [sum(classes)] * len(classes) if self.together else classes
+        self.keeps_confusion = is_kept(classes, self.together)
 
     def untrained(self) -> None:
         """Accuracies of the untrained network, where its heads can answer at all (b_j)."""
@@ -77,8 +83,9 @@ class Evaluation:
         found: Row = []
         for index in range(latest + 1):
             task = self.benchmark.task(index)
-            accuracy, right = self._routed(task, task.test())
-            accuracies.append(accuracy)
+            samples = task.test()
+            answers, right = self._routed(task, samples)
+            accuracies.append(self._tested(task, samples.y, answers))
             found.append(right)
         self.state.ledger.routed.append(accuracies)
         self.state.ledger.router_accuracy.append(found)
@@ -102,19 +109,37 @@ class Evaluation:
         samples = task.validation()
         if not len(samples.y):
             return None
-        return self._routed(task, samples)[0] if self.has_router else self._oracle(task, samples)
+        if self.has_router:
+            answers, _ = self._routed(task, samples)
+        else:
+            answers = self._oracle(task, samples)
+        return loop.share_equal(answers, samples.y + self._first(task))
 
     def _accuracy(self, index: int) -> float:
         task = self.benchmark.task(index)
-        return self._oracle(task, task.test())
+        samples = task.test()
+        return self._tested(task, samples.y, self._oracle(task, samples))
 
-    def _oracle(self, task: Task, samples: Samples) -> float:
+    def _tested(self, task: Task, y: Tensor, answers: Tensor) -> float:
+        """The accuracy of answers to test samples of labels y; what was taken for what is kept."""
+        first = self._first(task)
+        if not self.keeps_confusion:
+            return loop.share_equal(answers, y + first)
+        counts = loop.counted(answers, y, task.classes, self.outputs[task.id]).cpu()
+        self.state.ledger.confusion[task.id] = counts.tolist()
+        return int(counts[:, first:].diagonal().sum()) / len(y)
+
+    def _first(self, task: Task) -> int:
+        """What is added to a label of the task to name an answer."""
+        return task.first_class if self.together else 0
+
+    def _oracle(self, task: Task, samples: Samples) -> Tensor:
+        """What its own view answers."""
         with self.method.view(task.id) as network:
-            return loop.accuracy(network, samples.x, samples.y + network.offsets[task.id])
+            outputs = loop.predictions(network, samples.x)
+            return outputs + (self._first(task) - network.offsets[task.id])
 
-    def _routed(self, task: Task, samples: Samples) -> tuple[float, float]:
-        """The accuracy with the router, and how often it finds the task."""
-        first = task.first_class if self.benchmark.scenario == "class" else 0
-        tasks, outputs = self.method.route(samples.x)
-        right = loop.share_equal(tasks, torch.full_like(tasks, task.id))
-        return loop.share_equal(outputs, samples.y + first), right
+    def _routed(self, task: Task, samples: Samples) -> tuple[Tensor, float]:
+        """What the router's choice answers, and how often that is the task."""
+        tasks, answers = self.method.route(samples.x)
+        return answers, loop.share_equal(tasks, torch.full_like(tasks, task.id))

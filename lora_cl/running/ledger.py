@@ -18,8 +18,9 @@ class Ledger:
 
     A matrix's row ends with the last task that was measured in it. ``last_seen`` holds of a task
     what it used when it was last evaluated, and how well it did; ``last_validated`` the same on
-    samples held out. ``curves`` holds of a task [step, train_seconds then, accuracy on samples held
-    out] at points of its training.
+    samples held out. ``confusion`` holds of a task, from its last evaluation on test samples, how
+    many of each of its classes (line) were answered by each output (column). ``curves`` holds of a
+    task [step, train_seconds then, accuracy on samples held out] at points of its training.
     """
 
     accuracy: list[Row] = field(default_factory=list)
@@ -30,6 +31,7 @@ class Ledger:
     learned_fingerprints: dict[int, str] = field(default_factory=dict)
     last_seen: dict[int, tuple[str, float]] = field(default_factory=dict)
     last_validated: dict[int, tuple[str, float | None]] = field(default_factory=dict)
+    confusion: dict[int, list[list[int]]] = field(default_factory=dict)
     curves: dict[int, list[list[float]]] = field(default_factory=dict)
     trained_parameters: list[int] = field(default_factory=list)
     total_parameters: list[int] = field(default_factory=list)
@@ -53,6 +55,7 @@ class Ledger:
         ledger.last_seen = {int(k): (v[0], v[1]) for k, v in ledger.last_seen.items()}
         validated = ledger.last_validated.items()
         ledger.last_validated = {int(k): (v[0], v[1]) for k, v in validated}
+        ledger.confusion = {int(k): v for k, v in ledger.confusion.items()}
         ledger.curves = {int(k): v for k, v in ledger.curves.items()}
         return ledger
 

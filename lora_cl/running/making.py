@@ -11,6 +11,7 @@ import torch
 from lora_cl.benchmarks import BENCHMARKS, Benchmark
 from lora_cl.benchmarks.trial import Trial, without_test
 from lora_cl.config import Config
+from lora_cl.config.model import ClassesOptions
 from lora_cl.data import DATASETS, Dataset, Source, data_root
 from lora_cl.methods import METHODS, Method
 from lora_cl.models import BACKBONES, Network, encoded
@@ -27,10 +28,15 @@ CHOSEN = ("targets", "relative_updates")
 def sources(config: Config) -> dict[str, Source]:
     """Every data set that an experiment draws on, by the key of the config that names it."""
     found = benchmark_sources(config)
-    if config.base.pretrain is not None:
-        options = config.base.pretrain.dataset
-        found["base.pretrain.dataset"] = DATASETS[options.name](options)
+    for key, part in beside(config).items():
+        found[f"{key}.dataset"] = DATASETS[part.dataset.name](part.dataset)
     return found
+
+
+def beside(config: Config) -> dict[str, ClassesOptions]:
+    """What a config draws on beside its benchmark, by key."""
+    parts = {"base.pretrain": config.base.pretrain, "probe": config.probe}
+    return {key: part for key, part in parts.items() if part is not None}
 
 
 def benchmark_sources(config: Config) -> dict[str, Source]:

@@ -47,6 +47,15 @@ class Shard:
         return int(run.run_hash[:16], 16) % self.n == self.number - 1
 
 
+def titles(plan: Sequence[Planned]) -> list[str]:
+    """What the runs are of, a line each: ``digits · split · task-incremental``."""
+    found: dict[str, None] = {}
+    for run in (planned.run for planned in plan):
+        benchmark, scenario = run.resolved["benchmark"]["name"], run.resolved["scenario"]
+        found[one_line(f"{run.experiment} · {benchmark} · {scenario}-incremental")] = None
+    return list(found)
+
+
 def summary(plan: Sequence[Planned]) -> str:
     """``45 runs: 30 reused, 15 to do``."""
     counts = Counter(planned.outlook for planned in plan)

@@ -16,6 +16,7 @@ from lora_cl.adapters import left_out
 from lora_cl.benchmarks import BENCHMARKS, Benchmark
 from lora_cl.benchmarks.trial import Trial
 from lora_cl.config import Config, Experiment, RunConfig
+from lora_cl.config.model import ClassesOptions
 from lora_cl.config.train import TrainOptions, merged
 from lora_cl.data import Dataset, Source, data_root, pixels
 from lora_cl.data.memory import require_memory
@@ -29,7 +30,7 @@ from lora_cl.models import BACKBONES, build_network, encoded
 from lora_cl.running.base import load_weights, weights_checksum
 from lora_cl.running.budget import with_budget
 from lora_cl.running.machine import code_version
-from lora_cl.running.making import code_of_others, sources
+from lora_cl.running.making import beside, code_of_others, sources
 from lora_cl.running.targeting import auto_targets, candidates, with_targets
 
 Say = Callable[[str], None]
@@ -110,9 +111,9 @@ def _checked(experiment: Experiment, data_dir: Path | None) -> tuple[Experiment,
         for label in config.methods:
             note = _check_method(config, label, benchmark, root)
             unseen += [note] if note and note not in unseen else []
-        if config.base.pretrain is not None:
-            data = outlines["base.pretrain.dataset"]
-            _check_pretraining(config, benchmark.input_shape, data, root)
+        for key, part in beside(config).items():
+            data = outlines[f"{key}.dataset"]
+            _check_classes(config, key, part, benchmark.input_shape, data, root)
     except ConfigError as error:
         raise experiment.error(str(error), error.key) from None
     return replace(experiment, config=config), unseen
@@ -234,23 +235,29 @@ def _fitting_into_memory(key: str) -> Iterator[None]:
         raise
 
 
-def _check_pretraining(config: Config, input_shape: torch.Size, data: Dataset, root: Path) -> None:
-    pretrain = config.base.pretrain
-    assert pretrain is not None
-    classes = pretrain.classes or range(data.classes)
+def _check_classes(
+    config: Config,
+    key: str,
+    part: ClassesOptions,
+    input_shape: torch.Size,
+    data: Dataset,
+    root: Path,
+) -> None:
+    """Refuses classes that ``data`` lacks, and inputs that are not of the benchmark's kind."""
+    classes = part.classes or range(data.classes)
     unknown = [number for number in classes if number >= data.classes]
     if unknown:
         known = numbered(data.class_names)
         message = f"{data.name} has no class {unknown[0]}, only {known}"
-        raise ConfigError(message, "base.pretrain.classes")
+        raise ConfigError(message, f"{key}.classes")
     there = set(torch.unique(data.y_train).tolist())
     if empty := [named(data.class_names, number) for number in classes if number not in there]:
         message = f"{data.name} has no training samples of {empty[0]}"
-        raise ConfigError(message, "base.pretrain.dataset")
+        raise ConfigError(message, f"{key}.dataset")
     network = build_network(config.model, input_shape, 0, root).eval()
     try:
         network.backbone(pixels(data.x_train[:1]))
     except RuntimeError:
         message = f"{data.name} has inputs of {tuple(data.x_train.shape[1:])}, the benchmark of "
         message += f"{tuple(input_shape)}: one backbone does not take both"
-        raise ConfigError(message, "base.pretrain.dataset") from None
+        raise ConfigError(message, f"{key}.dataset") from None

@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lora_cl.benchmarks import Benchmark
 from lora_cl.benchmarks.recorded import task_names
 from lora_cl.config import Config, RunConfig
 from lora_cl.errors import LoraClError
+from lora_cl.records.confusion import NAME as CONFUSION
 from lora_cl.records.events import read_events
 from lora_cl.records.metrics import reached
 from lora_cl.records.results import SCHEMA_VERSION
@@ -66,6 +69,7 @@ def measured(session: Session | None, peak: MemoryPeak | None) -> dict[str, Any]
             "isolated": None,
             "classifier": None,
             "accuracy_matrix": None,
+            CONFUSION: None,
             "untrained_accuracy": None,
             "validation_matrix": None,
             "learning_curves": None,
@@ -95,6 +99,7 @@ def measured(session: Session | None, peak: MemoryPeak | None) -> dict[str, Any]
         "isolated": method.isolated,
         "classifier": method.classifier,
         "accuracy_matrix": whole(ledger.routed if routing else ledger.accuracy),
+        CONFUSION: _confusion(ledger, session.benchmark),
         "untrained_accuracy": ledger.untrained,
         "validation_matrix": whole(ledger.validation) if session.benchmark.validation else None,
         "learning_curves": _curves(session) if session.config.learning_curve else None,
@@ -102,6 +107,16 @@ def measured(session: Session | None, peak: MemoryPeak | None) -> dict[str, Any]
         "routing": routing,
         "details": method.chosen | method.details(),
     }
+
+
+def _confusion(ledger: Ledger, benchmark: Benchmark) -> list[list[list[int]]] | None:
+    """Of the evaluation after the last task: one matrix where classes of all tasks are answered,
+    else one for each task. Null before that, and where it would be too large."""
+    tasks = range(benchmark.n_tasks)
+    if len(ledger.accuracy) < len(tasks) or not all(task in ledger.confusion for task in tasks):
+        return None
+    found = [ledger.confusion[task] for task in tasks]
+    return [list(chain(*found))] if benchmark.scenario == "class" else found
 
 
 def cost(session: Session) -> dict[str, float | int | None]:

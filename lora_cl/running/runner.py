@@ -24,6 +24,7 @@ from lora_cl.running.checkpoints import AdapterFolder
 from lora_cl.running.folder import FINISHED, RunFolder
 from lora_cl.running.machine import MemoryPeak, code_version, require_same, versions
 from lora_cl.running.making import make_benchmark, make_method
+from lora_cl.running.probing import probe
 from lora_cl.running.recording import EXPECTED, describe_error, identity, measured, provenance
 from lora_cl.running.resuming import UnfitCheckpointError
 from lora_cl.running.session import Session
@@ -103,6 +104,7 @@ def _run_locked(run: RunConfig, folder: Path, where: Where, give_way: GiveWay | 
     device = torch.device(where.device)
     peak = MemoryPeak(device)
     session: Session | None = None
+    probed: dict[str, float] | None = None
     status, error = "done", None
     with reproducible(config.threads, "a run"):
         try:
@@ -113,6 +115,7 @@ def _run_locked(run: RunConfig, folder: Path, where: Where, give_way: GiveWay | 
             except UnfitCheckpointError:  # It is gone: from the beginning, then.
                 session = _session(run, config, folder, where, give_way)
                 session.execute()
+            probed = probe(run, session, device, where.data_dir)
         except OutOfTimeError:
             append_event(folder, "stopped")
             return Outcome(UNFINISHED)
@@ -135,6 +138,7 @@ def _run_locked(run: RunConfig, folder: Path, where: Where, give_way: GiveWay | 
     record = {
         **identity(run, config, status),
         **numbers,
+        "probe": probed,
         "files": files,
         "error": error,
         "provenance": provenance(run, device, folder),
@@ -195,6 +199,7 @@ def _record_lost(run: RunConfig, folder: Path, message: str) -> None:
     record = {
         **identity(run, run.parse(), "failed"),
         **measured(None, None),
+        "probe": None,
         "error": error,
         "provenance": {"versions": versions(), "threads": run.resolved["threads"]},
     }

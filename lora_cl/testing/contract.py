@@ -21,6 +21,7 @@ from lora_cl.errors import ConfigError
 from lora_cl.methods import METHODS
 from lora_cl.methods.shared import SharedBackboneOptions
 from lora_cl.models import fingerprint
+from lora_cl.records.confusion import confusion
 from lora_cl.records.events import read_events
 from lora_cl.records.folders import Record, read_record
 from lora_cl.running.loading import load_run
@@ -157,6 +158,9 @@ class MethodContract:
             assert measured == past
         if at_once or not shared_answer:
             assert result["untrained_accuracy"] is None
+
+        # What was taken for what gives the same accuracies as the matrix.
+        assert confusion(result) is not None
 
         # An isolated method's earlier accuracies never move.
         if result["isolated"]:

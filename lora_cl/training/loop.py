@@ -150,6 +150,13 @@ def share_equal(found: Tensor, right: Tensor) -> float:
     return int(found.eq(right).sum()) / len(right)
 
 
+def counted(found: Tensor, right: Tensor, classes: int, outputs: int) -> Tensor:
+    """How often an input of class i was given output j, (classes, outputs), from the outputs found
+    (N,) and the classes right (N,)."""
+    cells = torch.bincount(right * outputs + found, minlength=classes * outputs)
+    return cells.reshape(classes, outputs)
+
+
 @torch.inference_mode()
 def predictions(network: TaskNetwork, x: Inputs, batch_size: int = 2048) -> Tensor:
     """The largest output (N,) for each input of x (N, *input), in eval mode."""

@@ -59,6 +59,7 @@ CHANGES = [
     "validation=0.1",
     "train.micro_batch=8",
     "train.precision=bf16",
+    "probe={dataset: {name: synthetic, seed: 1}}",
 ]
 
 
@@ -72,7 +73,7 @@ def test_every_key_that_decides_the_result_is_in_the_hash() -> None:
     # They need the one before it.
     hashes["learning_curve"] = runs(GOOD, "validation=0.1", "learning_curve=3")[0].run_hash
     hashes["tuning"] = runs(GOOD, "validation=0.1", "tuning={tasks: 2}")[0].run_hash
-    assert len(set(hashes.values())) == len(CHANGES) + 3 == 37
+    assert len(set(hashes.values())) == len(CHANGES) + 3 == 38
     changed = {"learning_curve", "tuning"} | {
         change.partition("=")[0].partition(".")[0] for change in CHANGES
     }

@@ -435,7 +435,7 @@ def test_a_failed_run_stays_on_record_until_it_is_better(
     assert run is not None
     where, folder = Where(tmp_path), tmp_path / run.folder
     with monkeypatch.context() as patched:
-        patched.setattr("lora_cl.training.loop.accuracy", _raise(MemoryError("no more")))
+        patched.setattr("lora_cl.training.loop.predictions", _raise(MemoryError("no more")))
         assert run_one(run, where) == Outcome("failed", "no more")
     record = read_record(folder)
     assert record.status == "failed"
@@ -463,7 +463,7 @@ def test_an_unexpected_error_is_recorded_with_its_traceback(
     run = one_run("full: {}", "task")
     assert run is not None
     with monkeypatch.context() as patched:
-        patched.setattr("lora_cl.training.loop.accuracy", _raise(KeyError("odd\nthing")))
+        patched.setattr("lora_cl.training.loop.predictions", _raise(KeyError("odd\nthing")))
         ended = run_one(run, Where(tmp_path))
     assert ended.status == "failed"
     assert "\n" not in str(ended.message)

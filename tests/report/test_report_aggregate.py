@@ -173,6 +173,7 @@ def test_routing_keeps_oracle_and_router_apart():
         ({"validation_matrix": 0.5}, "validation_matrix does not have 2 rows"),
         ({"validation_matrix": [[0.5, None], [0.5, 7]]}, "validation_matrix holds numbers outside"),
         ({"untrained_accuracy": 0.5}, "untrained_accuracy"),
+        ({"confusion_matrices": [[[1]]]}, "tasks are not named"),
         ({"cost": []}, "cost is not a mapping"),
         ({"cost": {"stored_bytes": -1}}, "cost.stored_bytes is -1"),
         ({"cost": {"train_seconds": float("inf")}}, "cost.train_seconds"),

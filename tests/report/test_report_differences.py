@@ -101,6 +101,10 @@ def run(folder: Path, losses: dict[tuple[int, int, int], float] = LOSSES, **chan
             {"untrained_accuracy": [None, 0.25]},
             ["accuracy before learning: on task 0: nothing / None"],
         ),
+        (
+            {"confusion_matrices": [[[2, 0], [1, 1]]]},
+            ["confusion: class 0 taken for 0: nothing / 2"],
+        ),
         ({"provenance__changed_between_sessions": []}, []),
         (
             {"provenance__changed_between_sessions": ["torch"]},
@@ -117,6 +121,16 @@ def test_first_difference(changes: dict[str, Any], expected: list[str], tmp_path
     found = differences(run(tmp_path / "a"), run(tmp_path / "b", **changes))
     assert found == expected
     assert all(line.isprintable() for line in found)
+
+
+def test_what_was_taken_for_what_is_compared(tmp_path: Path) -> None:
+    one, other = [[2, 0], [1, 1]], [[2, 0], [0, 2]]
+    a = run(tmp_path / "a", confusion_matrices=[one])
+    b = run(tmp_path / "b", confusion_matrices=[other])
+    assert differences(a, b) == ["confusion: class 1 taken for 0: 1 / 0"]
+    c = run(tmp_path / "c", confusion_matrices=[one, one])
+    d = run(tmp_path / "d", confusion_matrices=[one, other])
+    assert differences(c, d) == ["confusion: matrix 1, class 1 taken for 0: 1 / 0"]
 
 
 def test_losses_part_at_the_first_task_and_epoch(tmp_path: Path) -> None:

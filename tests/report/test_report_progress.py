@@ -52,7 +52,7 @@ def shown(progress):
 
 def test_piped_lines(runs):
     console = piped()
-    with Progress(runs, console) as progress:
+    with Progress(runs, console, verbose=True) as progress:
         begin(runs[0].folder)
         learn(runs[0].folder, 0)
         progress.poll()
@@ -78,9 +78,22 @@ def test_piped_lines(runs):
     assert all(c.isprintable() or c == "\n" for c in text)
 
 
-def test_a_task_of_which_nothing_was_measured_is_no_news(runs):
+def test_a_line_for_each_run_alone_unless_more_is_asked_for(runs):
     console = piped()
     with Progress(runs, console) as progress:
+        begin(runs[0].folder)
+        learn(runs[0].folder, 0)
+        progress.poll()
+        learn(runs[0].folder, 1)
+        progress.finished(0, "done")
+    first, last = console.file.getvalue().splitlines()
+    assert first.startswith("[1/2] digits full seed 0: done after 0.")
+    assert last.startswith("2 runs: 1 done, 1 not finished")
+
+
+def test_a_task_of_which_nothing_was_measured_is_no_news(runs):
+    console = piped()
+    with Progress(runs, console, verbose=True) as progress:
         begin(runs[0].folder)
         append_event(runs[0].folder, "evaluated", task=0, accuracies=[None])
         append_event(runs[0].folder, "evaluated", task=1, accuracies=[0.5, 0.7])
@@ -94,7 +107,7 @@ def test_the_log_of_an_earlier_session_is_no_news(runs):
     begin(runs[0].folder)
     learn(runs[0].folder, 0)
     console = piped()
-    with Progress(runs, console) as progress:
+    with Progress(runs, console, verbose=True) as progress:
         progress.poll()
         assert console.file.getvalue() == ""
         learn(runs[0].folder, 1)
@@ -108,7 +121,7 @@ def test_a_log_begun_anew_is_read_anew(runs):
     begin(runs[0].folder, tasks=9)
     learn(runs[0].folder, 0, tasks=9)
     console = piped()
-    with Progress(runs, console) as progress:
+    with Progress(runs, console, verbose=True) as progress:
         (runs[0].folder / "events.jsonl").write_text("")
         progress.poll()
         begin(runs[0].folder)

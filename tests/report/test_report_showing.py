@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -118,6 +120,34 @@ def test_status_tells_who_runs_and_what_stands_still(tmp_path: Path) -> None:
     assert not is_held(folder / ".lock")
     assert not is_held(folder / "nowhere")
     assert standing(folder).left is None
+
+
+def test_a_run_that_waits_for_its_turn_names_whom_it_waits_for(tmp_path: Path) -> None:
+    """Two processes of one parent hold two runs; one computes, and the other waits."""
+    ends = {"busy": "while True: pass", "idle": "time.sleep(60)"}
+    children = {}
+    for number, (label, end) in enumerate(ends.items()):
+        folder = tmp_path / "digits" / label / f"seed0-{number:08x}"
+        folder.mkdir(parents=True)
+        line = f'{{"time": {time.time() - 10}, "event": "run_started", "tasks": 4}}\n'
+        (folder / "events.jsonl").write_text(line)
+        lock = folder / ".lock"
+        code = f"import fcntl, time; f = open({str(lock)!r}, 'w'); fcntl.flock(f, 2); {end}"
+        if end.startswith("while"):
+            code = code.replace("; while", "\nwhile")
+        children[label] = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        assert wait_until(lambda: ask("status", tmp_path)[1].startswith("digits: 2 running"), 20)
+        told = f"waiting for its turn after busy seed 0 in process {children['busy'].pid}"
+        assert wait_until(lambda: told in " ".join(ask("status", tmp_path)[1].split()), 20)
+        assert "waiting for its turn after idle" not in ask("status", tmp_path)[1]
+    finally:
+        for child in children.values():
+            child.kill()
+            child.wait()
+    out = ask("status", tmp_path)[1]
+    assert out.startswith("digits: 2 stopped")
+    assert "waiting" not in out
 
 
 def test_status_of_a_run_that_really_runs(tmp_path: Path) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lora_cl.records.metrics import Array
 from lora_cl.report.aggregate import Row
+from lora_cl.report.confused import Confusion, mean_confusion
 from lora_cl.report.figures.drawing import FAINT, RULE, SERIES, Plot, new_figure
-from lora_cl.report.figures.parts import cell_grid, log_axis, percent_axis, task_axis
+from lora_cl.report.figures.parts import MOST_NUMBERED, cell_grid, log_axis, percent_axis, task_axis
 from lora_cl.report.series import Losses, band, losses, matrices, mean_losses
 from lora_cl.text import one_line
 
@@ -46,6 +48,19 @@ def row_plots(row: Row) -> list[Plot]:
                 label,
             ),
         ]
+    answered = mean_confusion(row)
+    if answered is not None and len(answered.shares) > 1:
+        what = "Of each task's samples" if answered.by_task else "Of each class"
+        plots.append(
+            Plot(
+                "confusion",
+                "What is taken for what",
+                f"{what} (line), the share in % that was answered as each (column), after the last "
+                "task; in the order of learning, lines between tasks; mean over seeds.",
+                partial(_confusion, answered),
+                label,
+            )
+        )
     logged = [one for run in row.runs if run.done and (one := losses(run.folder)).losses]
     if logged:
         plots.append(
@@ -70,6 +85,22 @@ def _matrix(found: Array) -> Figure:
     axes.set_ylim(tasks - 0.5, -0.5)
     axes.set_xlabel("accuracy on task", labelpad=2)
     axes.set_ylabel("after task", labelpad=2)
+    return figure
+
+
+def _confusion(answered: Confusion) -> Figure:
+    figure, axes = new_figure(HEIGHT)
+    size = len(answered.shares)
+    cell_grid(axes, 100 * answered.shares, 0.0, 100.0, "viridis")
+    ticks = range(size) if size <= MOST_NUMBERED else range(4, size, 5)
+    axes.set_yticks(list(ticks), [str(y + 1) for y in ticks])
+    axes.set_ylim(size - 0.5, -0.5)
+    for end in accumulate(answered.sizes[:-1]):
+        axes.axhline(end - 0.5, color=FAINT, lw=0.8)
+        axes.axvline(end - 0.5, color=FAINT, lw=0.8)
+    thing = "task" if answered.by_task else "class"
+    axes.set_xlabel(f"answered {thing}", labelpad=2)
+    axes.set_ylabel(f"true {thing}", labelpad=2)
     return figure
 
 
