@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/lora-cl
 
-.PHONY: run mnist wordnet tune-smoke test lint bench soak slow published clean
+.PHONY: run mnist wordnet tune-smoke test lint bench soak slow published reports clean
 
 run: .venv/installed
 	$(RUN) run configs/split_digits.yaml
@@ -49,6 +49,16 @@ published: .venv/installed
 	  folder=results/runs/$$(echo $$name | tr _ -); \
 	  $(RUN) compare $$folder --format markdown --details --output results/published/$$name.md || exit 1; \
 	  $(RUN) compare $$folder --format json --output results/published/$$name.json || exit 1; \
+	done
+
+# Pages of the runs that are there, which hold their plots as SVG, and these as PDF; trains nothing.
+REPORTED := split-mnist split-mnist-class permuted-mnist wordnet
+reports: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[report]'
+	for name in $(REPORTED); do \
+	  $(RUN) report results/runs/$$name -o results/published/reports/$$name.html \
+	    --figures results/published/reports/$$name || exit 1; \
+	  rm -f results/published/reports/$$name/*.svg results/published/reports/$$name/*.png; \
 	done
 
 .venv/installed: pyproject.toml constraints.txt
