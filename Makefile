@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/lora-cl
 
-.PHONY: run mnist wordnet tune-smoke test lint bench soak slow published studies clean
+.PHONY: run mnist wordnet tune-smoke tuned verify test lint bench soak soak-ray slow published studies reports clean
 
 run: .venv/installed
 	$(RUN) run configs/split_digits.yaml
@@ -73,6 +73,16 @@ studies: .venv/installed
 	  file=results/published/$$(echo $$run | tr /- __); \
 	  $(RUN) analyze results/runs/$$run/seed0-* | sed 's/^/    /' > $$file.md; \
 	  $(RUN) analyze results/runs/$$run/seed0-* --format json > $$file.json || exit 1; \
+	done
+
+# Pages of the runs that are there, which hold their plots as SVG, and these as PDF; trains nothing.
+REPORTED := split-mnist split-mnist-class permuted-mnist wordnet
+reports: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[report]'
+	for name in $(REPORTED); do \
+	  $(RUN) report results/runs/$$name -o results/published/reports/$$name.html \
+	    --figures results/published/reports/$$name || exit 1; \
+	  rm -f results/published/reports/$$name/*.svg results/published/reports/$$name/*.png; \
 	done
 
 .venv/installed: pyproject.toml constraints.txt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -95,7 +96,7 @@ def test_the_commands_of_the_readme_work(tmp_path):
 
 def test_the_python_of_the_readme_works(tmp_path):
     text = (ROOT / "README.md").read_text("utf-8")
-    source, with_peft = re.findall(r"```python\n(.*?)```", text, re.S)
+    with_peft, source = re.findall(r"```python\n(.*?)```", text, re.S)
     short = source.replace('split_digits.yaml"', 'smoke.yaml"')
     assert short != source
     (tmp_path / "configs").symlink_to(ROOT / "configs")
@@ -128,10 +129,42 @@ def test_the_yaml_of_the_readme_is_a_config(tmp_path):
 def test_the_table_of_the_readme_is_of_its_first_config():
     text = (ROOT / "README.md").read_text("utf-8")
     table = re.findall(r"```text\n(split-digits.*?)```", text, re.S)
-    assert len(table) == 1
+    assert len(table) == 2
     config = load_config(ROOT / "configs" / "split_digits.yaml").config
-    rows = [line.split()[0] for line in table[0].splitlines() if re.match(r"^[\w-]+ .*\d", line)]
-    assert sorted(set(rows) & set(config.methods)) == sorted(config.methods)
+    short, long = (
+        {line.split()[0]: line for line in text.splitlines() if re.match(r"^[\w-]+ .*\d", line)}
+        for text in table
+    )
+    assert sorted(set(long) & set(config.methods)) == sorted(config.methods)
+    few = set(short) & set(config.methods)
+    assert len(few) == 6
+    for label in few:  # The same average accuracy in both.
+        first, second = (re.findall(r"[\d.]+ ± [\d.]+", rows[label])[0] for rows in (short, long))
+        assert first == second
+
+
+def test_the_other_figures_of_the_readme_are_published():
+    text = (ROOT / "README.md").read_text("utf-8")
+    published = (ROOT / "results/published/wordnet.md").read_text("utf-8").replace("**", "")
+    names, rows = table_of(published)
+    shown_names, shown = table_of(text[text.index("## What it finds") :])
+    at = [names.index(name) for name in shown_names]
+    for label, cells in shown.items():
+        assert cells == [rows[label][i] for i in at]
+    assert len(shown) == 6
+    bench = (ROOT / "results/published/bench.md").read_text("utf-8")
+    _, ratios = table_of(text[text.index("It is not slow") :])
+    figures = [figure for row in ratios.values() for figure in row[-1].split(", ")]
+    assert len(figures) == 6
+    assert all(f"| {figure} |" in bench for figure in figures)
+
+
+def table_of(text: str) -> tuple[list[str], dict[str, list[str]]]:
+    """The first table in markdown: its header, and its rows by their first cell."""
+    lines = itertools.dropwhile(lambda line: not line.startswith("|"), text.splitlines())
+    table = itertools.takewhile(lambda line: line.startswith("|"), lines)
+    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table)
+    return header, {row[0]: row for row in rows}
 
 
 def test_help_imports_no_torch():

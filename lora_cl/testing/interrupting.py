@@ -21,7 +21,8 @@ POINTS = [
     (checkpoints, "write_atomic"),
     (checkpoints.AdapterFolder, "__setitem__"),
     (checkpoints.AdapterFolder, "__delitem__"),
-    (loop, "accuracy"),
+    (loop, "predictions"),
+    (loop, "counted"),
 ]
 
 

@@ -94,29 +94,33 @@ def _round_numbers(low: float, high: float) -> list[float]:
     return near if len(near) > 1 else [low, high] if low < high else [low]
 
 
-def cell_grid(axes: Axes, values: Array, low: float, high: float, colors: str) -> None:
+def cell_grid(
+    axes: Axes, values: Array, low: float, high: float, colors: str, sparse: bool = False
+) -> None:
     """A cell of color for each of ``values`` (rows, columns), with its number where it has room.
 
-    Nothing stands where it is NaN. The columns are counted from 1.
+    Nothing stands where it is NaN. The columns are counted from 1. ``sparse``: most are 0, which is
+    not written; the others are whole numbers.
     """
     import matplotlib
 
     rows, columns = values.shape
     map_ = matplotlib.colormaps[colors]
+    form = "{:.0f}".format if sparse else "{:.1f}".format
     masked = np.ma.masked_invalid(values)
     axes.pcolormesh(
         np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5, masked,
         cmap=map_, vmin=low, vmax=high, edgecolors=PAGE, linewidth=0.8,
     )  # fmt: skip
     if columns <= MOST_NUMBERED:
-        for y, x in np.argwhere(np.isfinite(values)):
+        for y, x in np.argwhere(values >= 0.5 if sparse else np.isfinite(values)):
             value = float(values[y, x])
             share = min(1.0, max(0.0, (value - low) / (high - low)))
             red, green, blue, _ = map_(share)
             dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
             # Not INK and PAGE: the cell has its color on every page.
             axes.text(
-                x, y, f"{value:.1f}".replace("-0.0", "0.0"), ha="center", va="center",
+                x, y, form(value).replace("-0.0", "0.0"), ha="center", va="center",
                 fontsize=6.5, color="#ffffff" if dark else "#000000",
             )  # fmt: skip
     ticks = range(columns) if columns <= MOST_NUMBERED else range(4, columns, 5)

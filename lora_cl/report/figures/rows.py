@@ -91,7 +91,7 @@ def _matrix(found: Array) -> Figure:
 def _confusion(answered: Confusion) -> Figure:
     figure, axes = new_figure(HEIGHT)
     size = len(answered.shares)
-    cell_grid(axes, 100 * answered.shares, 0.0, 100.0, "viridis")
+    cell_grid(axes, 100 * answered.shares, 0.0, 100.0, "viridis", sparse=True)
     ticks = range(size) if size <= MOST_NUMBERED else range(4, size, 5)
     axes.set_yticks(list(ticks), [str(y + 1) for y in ticks])
     axes.set_ylim(size - 0.5, -0.5)
