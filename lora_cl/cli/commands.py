@@ -23,6 +23,7 @@ from lora_cl.cli.answering import (
     prepare_processes,
     say,
     tell,
+    tell_plan,
 )
 from lora_cl.cli.asking import Address, Device, Engine, Jobs, Only, Results
 from lora_cl.cli.checking import check
@@ -33,12 +34,12 @@ from lora_cl.cli.predicting import predict
 from lora_cl.cli.showing import report, show, status
 from lora_cl.cli.tracking import log_to
 from lora_cl.cli.tuning import tune
+from lora_cl.cli.verifying import verify
 from lora_cl.errors import ConfigError
 from lora_cl.records.folders import DEFAULT_RESULTS
 
 if TYPE_CHECKING:
     from lora_cl.records.folders import Record
-    from lora_cl.running.planning import Planned
 
 app = typer.Typer(
     name="lora-cl",
@@ -51,6 +52,7 @@ app = typer.Typer(
 )
 app.command()(tune)
 app.command()(check)
+app.command()(verify)
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.add_typer(adapters_app, name="adapters")
@@ -127,7 +129,7 @@ def run(
             "say": say,
         }
         if dry_run:
-            _tell_plan(api.plan(**asked))
+            tell_plan(api.plan(**asked))
             return
         if seconds is not None:  # The long imports count, too.
             seconds -= time.monotonic() - begun
@@ -161,6 +163,10 @@ def compare(
     columns: Annotated[
         list[str], typer.Option(metavar="NAME,...", help="Measures and config keys, as in JSON.")
     ] = [],  # noqa: B006
+    baseline: Annotated[
+        str | None,
+        typer.Option(metavar="LABEL", help="Show the differences to this row, paired by seed."),
+    ] = None,
 ) -> None:
     """Print the method tables of finished runs: mean and deviation over seeds.
 
@@ -174,7 +180,7 @@ def compare(
         found = comparisons(places(folders), selection, say)
         chosen = selection.chosen_columns(found)
         width, color = terminal() if output is None else (None, False)
-        deliver(render(found, format, details, width, color, chosen), output)
+        deliver(render(found, format, details, width, color, chosen, baseline), output)
     if not measured(found):
         raise typer.Exit(RUN_FAILED)
 
@@ -249,16 +255,6 @@ def _seconds(option: str, text: str | None) -> float | None:
         told = one_line(text, 40)
         raise ConfigError(f"{option}: {told!r} is not allowed: it is a time such as 3h55m or 90s")
     return seconds
-
-
-def _tell_plan(plan: Sequence[Planned]) -> None:
-    from lora_cl.running.planning import summary
-
-    say(summary(plan))
-    names = [f"{one.run.experiment} {one.run.label}" for one in plan]
-    width = max(map(len, names), default=0)
-    for name, one in zip(names, plan, strict=True):
-        tell(f"{name:<{width}}  seed {one.run.seed}  {one.outlook}")
 
 
 def _tell_averages(records: Sequence[Record], results: Path) -> None:

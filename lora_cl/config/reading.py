@@ -68,7 +68,7 @@ def parse_config(text: str, source: str, overrides: Sequence[str] = ()) -> Exper
             at = {path[:length]: line for length in range(1, len(path))} | at | {path: line}
         config = _validated(Config, changed, at, source, overridden, words)
         points.append(Experiment(config, source, at))
-    return Experiment(file.config(), source, lines, tuple(points), file.tune)
+    return Experiment(file.config(), source, lines, tuple(points), file.tune, file.expect)
 
 
 def _validated(
