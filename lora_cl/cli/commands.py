@@ -163,6 +163,9 @@ def compare(
     columns: Annotated[
         list[str], typer.Option(metavar="NAME,...", help="Measures and config keys, as in JSON.")
     ] = [],  # noqa: B006
+    long: Annotated[
+        bool, typer.Option("--long", help="CSV or JSON: a row for each run, task learned and task.")
+    ] = False,
     baseline: Annotated[
         str | None,
         typer.Option(metavar="LABEL", help="Show the differences to this row, paired by seed."),
@@ -174,13 +177,23 @@ def compare(
     """
     with answering():
         from lora_cl.report import FORMATS, Selection, comparisons, measured, render
+        from lora_cl.report.long import FORMATS as LONG_FORMATS
+        from lora_cl.report.long import long_text
 
         one_of("--format", format, list(FORMATS))
+        if long and (format not in LONG_FORMATS or details or columns or baseline is not None):
+            told = "goes with --format csv or json, and without --details, --columns and --baseline"
+            raise ConfigError(f"--long: {told}")
         selection = Selection(methods, where, sort, columns)
         found = comparisons(places(folders), selection, say)
         chosen = selection.chosen_columns(found)
         width, color = terminal() if output is None else (None, False)
-        deliver(render(found, format, details, width, color, chosen, baseline), output)
+        text = (
+            long_text(found, format)
+            if long
+            else render(found, format, details, width, color, chosen, baseline)
+        )
+        deliver(text, output)
     if not measured(found):
         raise typer.Exit(RUN_FAILED)
 

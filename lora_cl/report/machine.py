@@ -65,15 +65,17 @@ def csv_text(
     lines = [_cells(row) for row in rows]
     for line, baseline in zip(lines, _baselines(comparisons, compared), strict=bool(compared)):
         line |= {f"{BASELINE}{name}": value for name, value in (baseline or {}).items()}
-    whole = ({"details": json.dumps(row.details)} for row in rows)
-    return _csv(head, ({**_guarded(line), **more} for line, more in zip(lines, whole, strict=True)))
+    for line, row in zip(lines, rows, strict=True):
+        line["details"] = row.details
+    return csv_of(head, lines)
 
 
-def _csv(head: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
+def csv_of(head: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
+    """Lines as CSV: lists and mappings as JSON, and no text that a spreadsheet would compute."""
     out = io.StringIO()
     writer = csv.DictWriter(out, head, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows({key: _cell(value) for key, value in line.items()} for line in lines)
     return out.getvalue()
 
 
@@ -155,13 +157,8 @@ def _cells(row: Row) -> dict[str, Any]:
     return cells | {f"{CONTENT}{key}": value for key, value in row.content.items()}
 
 
-def _guarded(line: Mapping[str, Any]) -> dict[str, Any]:
-    """The cells of a line, lists as JSON, and no text that a spreadsheet takes for a formula."""
-    return {key: _cell(value) for key, value in line.items()}
-
-
 def _cell(value: Any) -> Any:
-    if isinstance(value, list):
+    if isinstance(value, list | dict):
         return json.dumps(value)
     if not isinstance(value, str):
         return value
