@@ -14,6 +14,7 @@ import typer
 from lora_cl.cli.answering import say, tell
 from lora_cl.errors import ConfigError, ResultsError
 from lora_cl.records.folders import DEFAULT_RESULTS
+from lora_cl.shipped import PUBLISHED, shipped
 
 Folders = Annotated[
     list[Path] | None,
@@ -32,11 +33,8 @@ def places(given: Sequence[Path] | None) -> list[Path]:
 
 
 def shipped_configs() -> dict[str, Path]:
-    """The configs that came with the package, by name."""
-    here = Path(__file__).parents[1]
-    folder = here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
-    files = [*sorted(folder.glob("*.yaml")), *sorted(folder.glob("published/*.yaml"))]
-    return {file.stem: file for file in files}
+    """The configs that came with the package, by name; published ones after the others."""
+    return shipped() | shipped(PUBLISHED)
 
 
 def config_file(given: Path) -> Path:

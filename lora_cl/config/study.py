@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from lora_cl.config.chosen import with_chosen
 from lora_cl.config.expected import ExpectOptions
 from lora_cl.config.model import Config, short
 from lora_cl.options import AtKeyError, OptionsBase
@@ -137,6 +138,11 @@ class ConfigFile(Config):
     """How `lora-cl tune` searches."""
     expect: ExpectOptions | None = None
     """What was published for it; `lora-cl verify` compares."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _chosen(cls, value: Any) -> Any:
+        return with_chosen(value)
 
     @model_validator(mode="after")
     def _expectable(self) -> ConfigFile:
