@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/lora-cl
 
-.PHONY: run mnist wordnet tune-smoke test lint bench soak slow published clean
+.PHONY: run mnist wordnet tune-smoke tuned test lint bench soak slow published clean
 
 run: .venv/installed
 	$(RUN) run configs/split_digits.yaml
@@ -22,6 +22,14 @@ tune-smoke: .venv/installed
 	smoke=$$(mktemp -d) && trap 'rm -rf "$$smoke"' EXIT && \
 	$(RUN) tune configs/smoke.yaml -o tune.trials=2 --results $$smoke/runs --output $$smoke/tuned.yaml && \
 	$(RUN) validate $$smoke/tuned.yaml
+
+# What `lr: tuned` stands for: rates of every method, with their traces.
+TUNED := split_mnist split_mnist_class
+tuned: .venv/installed
+	for name in $(TUNED); do \
+	  $(RUN) tune configs/$$name.yaml -o tune.trials=4 -o tune.tasks=2 \
+	    -o 'tune.space={train.lr: {log: [1e-4, 1e-1]}}' --output configs/tuned/$$name.yaml || exit 1; \
+	done
 
 test: .venv/installed
 	$(BIN)/python -m pytest -q -n 3 --dist worksteal
