@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/lora-cl
 
-.PHONY: run mnist wordnet tune-smoke tuned test lint bench soak slow published clean
+.PHONY: run mnist wordnet tune-smoke tuned verify test lint bench soak slow published clean
 
 run: .venv/installed
 	$(RUN) run configs/split_digits.yaml
@@ -30,6 +30,12 @@ tuned: .venv/installed
 	  $(RUN) tune configs/$$name.yaml -o tune.trials=4 -o tune.tasks=2 \
 	    -o 'tune.space={train.lr: {log: [1e-4, 1e-1]}}' --output configs/tuned/$$name.yaml || exit 1; \
 	done
+
+# Published numbers beside ours: 190 runs, over an hour; fails where a cell is too far apart.
+VERIFY := $(RUN) verify 'van_de_ven_2022_*'
+verify: .venv/installed
+	$(VERIFY) --format json --output results/published/van_de_ven_2022.json; \
+	$(VERIFY) --format markdown --output results/published/van_de_ven_2022.md
 
 test: .venv/installed
 	$(BIN)/python -m pytest -q -n 3 --dist worksteal

@@ -25,7 +25,7 @@ from lora_cl.cli.answering import (
     tell,
     tell_plan,
 )
-from lora_cl.cli.asking import Address, Device, Engine, Jobs, Only, Results
+from lora_cl.cli.asking import Address, Device, DryRun, Engine, Jobs, Only, Output, Results
 from lora_cl.cli.checking import check
 from lora_cl.cli.data import DataDir, cache_app, data_app, one_of
 from lora_cl.cli.listing import list_
@@ -103,9 +103,7 @@ def run(
         str | None,
         typer.Option(metavar="TIME", help="Stop at a checkpoint after 3h55m; exit code 75."),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and train nothing.")
-    ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Train every method of the configs on its tasks, for every seed, and record the results.
 
@@ -145,9 +143,7 @@ def compare(
     format: Annotated[  # noqa: A002
         str, typer.Option(help="table, markdown, latex, csv or json.")
     ] = "table",
-    output: Annotated[
-        Path | None, typer.Option(help="Write to this file instead of the terminal.")
-    ] = None,
+    output: Output = None,
     details: Annotated[
         bool, typer.Option("--details", help="Show what each method records of itself.")
     ] = False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,7 +15,7 @@ from lora_cl.cli.answering import (
     say,
     tell_plan,
 )
-from lora_cl.cli.asking import Address, Device, Engine, Jobs, Results
+from lora_cl.cli.asking import Address, Device, DryRun, Engine, Jobs, Output, Results
 from lora_cl.cli.data import DataDir, one_of
 from lora_cl.cli.places import config_files, deliver, terminal
 from lora_cl.errors import ConfigError
@@ -51,15 +50,11 @@ def verify(
     data_dir: DataDir = None,
     engine: Engine = "pool",
     address: Address = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and train nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     format: Annotated[  # noqa: A002
         str, typer.Option(help="table, markdown, latex or json.")
     ] = "table",
-    output: Annotated[
-        Path | None, typer.Option(help="Write to this file instead of the terminal.")
-    ] = None,
+    output: Output = None,
 ) -> None:
     """Run what is missing of published experiments, and compare: ours, theirs, pass or fail.
 
