@@ -23,6 +23,20 @@ tune-smoke: .venv/installed
 	$(RUN) tune configs/smoke.yaml -o tune.trials=2 --results $$smoke/runs --output $$smoke/tuned.yaml && \
 	$(RUN) validate $$smoke/tuned.yaml
 
+# What `lr: tuned` stands for: rates of every method, with their traces.
+TUNED := split_mnist split_mnist_class
+tuned: .venv/installed
+	for name in $(TUNED); do \
+	  $(RUN) tune configs/$$name.yaml -o tune.trials=4 -o tune.tasks=2 \
+	    -o 'tune.space={train.lr: {log: [1e-4, 1e-1]}}' --output configs/tuned/$$name.yaml || exit 1; \
+	done
+
+# Published numbers beside ours: 190 runs, over an hour; fails where a cell is too far apart.
+VERIFY := $(RUN) verify 'van_de_ven_2022_*'
+verify: .venv/installed
+	$(VERIFY) --format json --output results/published/van_de_ven_2022.json; \
+	$(VERIFY) --format markdown --output results/published/van_de_ven_2022.md
+
 # Temporary files in memory, where there is room: a record is flushed to the disk at every write.
 test: .venv/installed
 	if df -k /dev/shm 2>/dev/null | awk '{ free = $$4 } END { exit free < 4000000 }' && [ -w /dev/shm ]; \

@@ -21,6 +21,7 @@ from lora_cl.models import BACKBONES
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+PUBLISHED = sorted((ROOT / "configs/published").glob("*.yaml"))
 COMMAND = Path(sys.executable).with_name("lora-cl")
 
 
@@ -40,7 +41,22 @@ def test_every_config_validates_and_says_what_it_is():
         assert third.startswith("# Expect"), path
         assert experiment.config.methods
         checked += 1
-    assert checked == len(list((ROOT / "configs").iterdir())) >= 6
+    assert checked == len([*(ROOT / "configs").glob("*.*")]) >= 6
+
+
+def test_every_preset_says_what_was_published_and_where():
+    cells = {}
+    for path in PUBLISHED:
+        experiment = load_config(path)
+        first, second, third = path.read_text("utf-8").splitlines()[:3]
+        assert first.startswith("# "), path
+        assert second.startswith(f"# lora-cl verify {path.stem}"), path
+        assert third.startswith("# Expect"), path
+        assert "doi:" in experiment.expect.source or "arXiv" in experiment.expect.source
+        assert set(experiment.expect.cells) == set(experiment.config.methods)
+        cells[path.stem] = len(experiment.expect.cells)
+    van_de_ven = {k: n for k, n in cells.items() if k.startswith("van_de_ven_2022_")}
+    assert sum(van_de_ven.values()) == 19
 
 
 def test_every_part_is_registered_and_every_method_has_a_config_and_a_section():

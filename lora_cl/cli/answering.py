@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -16,6 +17,9 @@ from lora_cl.cli.interrupts import INTERRUPTED, leave_at_once, listen, raise_int
 from lora_cl.errors import LoraClError, OutOfTimeError
 from lora_cl.streams import occupy_standard_descriptors, patient, plain_where_needed
 from lora_cl.text import one_line
+
+if TYPE_CHECKING:
+    from lora_cl.running.planning import Planned
 
 RUN_FAILED, WRONG_REQUEST, OUT_OF_TIME = 1, 2, 75
 
@@ -52,6 +56,17 @@ def say(text: str) -> None:
     with suppress(OSError, ValueError, AttributeError):
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
+
+
+def tell_plan(plan: Sequence[Planned]) -> None:
+    """What `--dry-run` answers: each run, and whether it is there already."""
+    from lora_cl.running.planning import summary
+
+    say(summary(plan))
+    names = [f"{one.run.experiment} {one.run.label}" for one in plan]
+    width = max(map(len, names), default=0)
+    for name, one in zip(names, plan, strict=True):
+        tell(f"{name:<{width}}  seed {one.run.seed}  {one.outlook}")
 
 
 @contextmanager

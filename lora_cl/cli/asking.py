@@ -1,4 +1,4 @@
-"""What commands that do runs can be told alike."""
+"""What several commands can be told alike."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ Jobs = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Only = Annotated[
     list[str], typer.Option(metavar="LABEL", help="Only these methods; * stands for anything.")
+]
+Output = Annotated[Path | None, typer.Option(help="Write to this file instead of the terminal.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done, and train nothing.")
 ]
 Engine = Annotated[str, typer.Option(help="pool: processes of this machine; ray: a Ray cluster.")]
 Address = Annotated[

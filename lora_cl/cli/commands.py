@@ -23,8 +23,9 @@ from lora_cl.cli.answering import (
     prepare_processes,
     say,
     tell,
+    tell_plan,
 )
-from lora_cl.cli.asking import Address, Device, Engine, Jobs, Only, Results
+from lora_cl.cli.asking import Address, Device, DryRun, Engine, Jobs, Only, Output, Results
 from lora_cl.cli.checking import check
 from lora_cl.cli.data import DataDir, cache_app, data_app, one_of
 from lora_cl.cli.listing import list_
@@ -34,12 +35,12 @@ from lora_cl.cli.showing import report, show, status
 from lora_cl.cli.starting import init
 from lora_cl.cli.tracking import log_to
 from lora_cl.cli.tuning import tune
+from lora_cl.cli.verifying import verify
 from lora_cl.errors import ConfigError
 from lora_cl.records.folders import DEFAULT_RESULTS, unheard
 
 if TYPE_CHECKING:
     from lora_cl.records.folders import Record
-    from lora_cl.running.planning import Planned
 
 app = typer.Typer(
     name="lora-cl",
@@ -53,6 +54,7 @@ app = typer.Typer(
 app.command()(init)
 app.command()(tune)
 app.command()(check)
+app.command()(verify)
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.add_typer(adapters_app, name="adapters")
@@ -103,9 +105,7 @@ def run(
         str | None,
         typer.Option(metavar="TIME", help="Stop at a checkpoint after 3h55m; exit code 75."),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and train nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say what failed alone.")] = False,
     verbose: Annotated[
         bool, typer.Option("-v", "--verbose", help="Without a terminal: a line for every task.")
@@ -135,7 +135,7 @@ def run(
             "say": unheard if quiet else say,
         }
         if dry_run:
-            _tell_plan(api.plan(**asked))
+            tell_plan(api.plan(**asked))
             return
         if seconds is not None:  # The long imports count, too.
             seconds -= time.monotonic() - begun
@@ -155,9 +155,7 @@ def compare(
     format: Annotated[  # noqa: A002
         str, typer.Option(help="table, markdown, latex, csv or json.")
     ] = "table",
-    output: Annotated[
-        Path | None, typer.Option(help="Write to this file instead of the terminal.")
-    ] = None,
+    output: Output = None,
     details: Annotated[
         bool, typer.Option("--details", help="Show what each method records of itself.")
     ] = False,
@@ -173,6 +171,13 @@ def compare(
     columns: Annotated[
         list[str], typer.Option(metavar="NAME,...", help="Measures and config keys, as in JSON.")
     ] = [],  # noqa: B006
+    long: Annotated[
+        bool, typer.Option("--long", help="CSV or JSON: a row for each run, task learned and task.")
+    ] = False,
+    baseline: Annotated[
+        str | None,
+        typer.Option(metavar="LABEL", help="Show the differences to this row, paired by seed."),
+    ] = None,
 ) -> None:
     """Print the method tables of finished runs: mean and deviation over seeds.
 
@@ -180,13 +185,23 @@ def compare(
     """
     with answering():
         from lora_cl.report import FORMATS, Selection, comparisons, measured, render
+        from lora_cl.report.long import FORMATS as LONG_FORMATS
+        from lora_cl.report.long import long_text
 
         one_of("--format", format, list(FORMATS))
+        if long and (format not in LONG_FORMATS or details or columns or baseline is not None):
+            told = "goes with --format csv or json, and without --details, --columns and --baseline"
+            raise ConfigError(f"--long: {told}")
         selection = Selection(methods, where, sort, columns)
         found = comparisons(places(folders), selection, say)
         chosen = selection.chosen_columns(found)
         width, color = terminal() if output is None else (None, False)
-        deliver(render(found, format, details, width, color, chosen), output)
+        text = (
+            long_text(found, format)
+            if long
+            else render(found, format, details, width, color, chosen, baseline)
+        )
+        deliver(text, output)
     if not measured(found):
         raise typer.Exit(RUN_FAILED)
 
@@ -261,16 +276,6 @@ def _seconds(option: str, text: str | None) -> float | None:
         told = one_line(text, 40)
         raise ConfigError(f"{option}: {told!r} is not allowed: it is a time such as 3h55m or 90s")
     return seconds
-
-
-def _tell_plan(plan: Sequence[Planned]) -> None:
-    from lora_cl.running.planning import summary
-
-    say(summary(plan))
-    names = [f"{one.run.experiment} {one.run.label}" for one in plan]
-    width = max(map(len, names), default=0)
-    for name, one in zip(names, plan, strict=True):
-        tell(f"{name:<{width}}  seed {one.run.seed}  {one.outlook}")
 
 
 def _tell_failures(records: Sequence[Record]) -> None:

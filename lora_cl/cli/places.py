@@ -14,6 +14,7 @@ import typer
 from lora_cl.cli.answering import say, tell
 from lora_cl.errors import ConfigError, ResultsError
 from lora_cl.records.folders import DEFAULT_RESULTS
+from lora_cl.shipped import PUBLISHED, shipped
 
 Folders = Annotated[
     list[Path] | None,
@@ -32,16 +33,32 @@ def places(given: Sequence[Path] | None) -> list[Path]:
 
 
 def shipped_configs() -> dict[str, Path]:
-    """The configs that came with the package, by name."""
-    here = Path(__file__).parents[1]
-    folder = here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
-    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    """The configs that came with the package, by name; published ones after the others."""
+    return shipped() | shipped(PUBLISHED)
 
 
 def config_file(given: Path) -> Path:
     """The config that was named: a file, or, by a bare name, one that came with the package."""
     bare = given.name == str(given) and not given.suffix
     return given if not bare or given.exists() else shipped_configs().get(given.name, given)
+
+
+def config_files(given: Sequence[str]) -> list[Path]:
+    """As ``config_file``, of several; a pattern stands for all that came with the package and fit.
+
+    Raises ConfigError for a pattern that fits none.
+    """
+    from lora_cl.text import matching, one_line
+
+    found: list[Path] = []
+    for name in given:
+        shipped = shipped_configs()
+        fitting = matching(name, shipped) if "*" in name else []
+        if "*" in name and not fitting:
+            there = ", ".join(shipped)
+            raise ConfigError(f"{one_line(name, 60)}: fits no config of the package: {there}")
+        found += [shipped[one] for one in fitting] or [config_file(Path(name))]
+    return found
 
 
 def terminal() -> tuple[int | None, bool]:

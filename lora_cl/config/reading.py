@@ -5,22 +5,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from lora_cl.config.messages import Lines, Words, in_quotes, messages, short_key
-from lora_cl.config.model import Config, short
+from lora_cl.config.model import short
 from lora_cl.config.runs import Experiment
 from lora_cl.config.study import FILE_KEYS, ConfigFile, grid
 from lora_cl.config.syntax import MAX_DEPTH, Loader, read_as
 from lora_cl.errors import ConfigError
 from lora_cl.files import open_now
-from lora_cl.options import OptionsBase
 from lora_cl.text import did_you_mean, one_line
-
-Options = TypeVar("Options", bound=OptionsBase)
 
 MAX_BYTES = 65_536
 MAX_NODES = 20_000
@@ -56,7 +53,7 @@ def parse_config(text: str, source: str, overrides: Sequence[str] = ()) -> Exper
     if not isinstance(value, dict):
         raise ConfigError(f"{source}:1: a config is a mapping of keys, not {_kind(value)}")
     overridden = [_override(value, text, source, words) for text in overrides]
-    file = _validated(ConfigFile, value, lines, source, overridden, words)
+    file = _validated(value, lines, source, overridden, words)
     plain = {key: item for key, item in value.items() if key not in FILE_KEYS}
     points = []
     for settings in grid(file.sweep):
@@ -66,21 +63,20 @@ def parse_config(text: str, source: str, overrides: Sequence[str] = ()) -> Exper
             where = f"{_at(source, line)}: sweep.{short_key([key])}"
             path = _set(changed, key, item, where, source)
             at = {path[:length]: line for length in range(1, len(path))} | at | {path: line}
-        config = _validated(Config, changed, at, source, overridden, words)
-        points.append(Experiment(config, source, at))
-    return Experiment(file.config(), source, lines, tuple(points), file.tune)
+        point = _validated(changed, at, source, overridden, words)
+        points.append(Experiment(point.config(), source, at))
+    return Experiment(file.config(), source, lines, tuple(points), file.tune, file.expect)
 
 
 def _validated(
-    model: type[Options],
     value: dict[Any, Any],
     lines: Lines,
     source: str,
     overridden: Sequence[tuple[str | int, ...]],
     words: Words,
-) -> Options:
+) -> ConfigFile:
     try:
-        return model.model_validate(value)
+        return ConfigFile.model_validate(value)
     except ValidationError as error:
         found = messages(error.errors(), value, lines, source, overridden, words)
         raise ConfigError(found) from None

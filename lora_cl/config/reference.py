@@ -12,7 +12,9 @@ from typing import Any
 
 from lora_cl.benchmarks import BENCHMARKS
 from lora_cl.config.describing import Option, options
-from lora_cl.config.model import BaseOptions, Config, PretrainOptions
+from lora_cl.config.expected import CellOptions, ExpectOptions
+from lora_cl.config.model import BaseOptions, PretrainOptions
+from lora_cl.config.study import ConfigFile
 from lora_cl.config.train import TrainOptions
 from lora_cl.data import DATASETS
 from lora_cl.methods import METHODS
@@ -39,12 +41,14 @@ TITLES = {"datasets": "Data sets"}
 
 def reference() -> str:
     """The whole page."""
-    parts = [HEAD, "## The config\n", table(options(Config))]
+    parts = [HEAD, "## The config\n", table(options(ConfigFile))]
     for title, model in (
         ("`train`", TrainOptions),
         ("`base`", BaseOptions),
         ("`base.pretrain`", PretrainOptions),
         ("`adapter`", LowRankOptions),
+        ("`expect`", ExpectOptions),
+        ("`expect.cells.LABEL`", CellOptions),
     ):
         parts += [f"### {title}\n", _line(model), table(options(model))]
     for kind, registry in REGISTRIES.items():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_cl.config.expected import ExpectOptions
 from lora_cl.config.messages import line_of
 from lora_cl.config.model import Config
 from lora_cl.config.study import TuneOptions
@@ -23,7 +24,7 @@ class Experiment:
     """A validated config, and where each of its keys stands in the file it came from.
 
     With a `sweep`, ``swept`` are the configs that it makes of this one, as experiments; ``tune``
-    is how the file wants to be tuned, if it says so.
+    is how the file wants to be tuned, ``expect`` what was published for it, if it says so.
     """
 
     config: Config
@@ -31,6 +32,7 @@ class Experiment:
     lines: Mapping[tuple[str | int, ...], int]
     swept: tuple[Experiment, ...] = ()
     tune: TuneOptions | None = None
+    expect: ExpectOptions | None = None
 
     @property
     def points(self) -> tuple[Experiment, ...]:

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from lora_cl.config.chosen import with_chosen
+from lora_cl.config.expected import ExpectOptions
 from lora_cl.config.model import Config, short
 from lora_cl.options import AtKeyError, OptionsBase
 from lora_cl.text import did_you_mean
@@ -134,6 +136,21 @@ class ConfigFile(Config):
     """Values of dotted keys; every combination is run, a row each."""
     tune: TuneOptions | None = None
     """How `lora-cl tune` searches."""
+    expect: ExpectOptions | None = None
+    """What was published for it; `lora-cl verify` compares."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _chosen(cls, value: Any) -> Any:
+        return with_chosen(value)
+
+    @model_validator(mode="after")
+    def _expectable(self) -> ConfigFile:
+        if self.expect is not None and self.sweep:
+            raise AtKeyError(["expect"], "goes with one config, not with a sweep")
+        if self.expect is not None:
+            self.expect.require_labels(self.methods)
+        return self
 
     @model_validator(mode="after")
     def _sweepable(self) -> ConfigFile:

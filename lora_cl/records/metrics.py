@@ -120,10 +120,25 @@ def intransigence(matrix: Matrix, joint_matrix: Matrix) -> float | None:
     their classes to choose from; for j = T-1 both are the same. Raises ValueError if the numbers
     of tasks differ.
     """
+    r, joint = _same_tasks(matrix, joint_matrix)
+    return _mean(joint[-1] - np.diagonal(r))
+
+
+def last_task_intransigence(matrix: Matrix, joint_matrix: Matrix) -> float | None:
+    """R_joint[T-1, T-1] - R[T-1, T-1]: as ``intransigence``, of the last task alone.
+
+    Chaudhry et al. 2018, I_k = a*_k - a_kk at k = T, where a*_k is of a model trained on the tasks
+    up to k: for the last task that is the joint run. Raises ValueError as ``intransigence``.
+    """
+    r, joint = _same_tasks(matrix, joint_matrix)
+    return _mean(joint[-1:, -1] - r[-1:, -1])
+
+
+def _same_tasks(matrix: Matrix, joint_matrix: Matrix) -> tuple[Array, Array]:
     r, joint = as_matrix(matrix), as_matrix(joint_matrix)
     if r.shape != joint.shape:
         raise ValueError(f"the matrices have {len(r)} and {len(joint)} tasks")
-    return _mean(joint[-1] - np.diagonal(r))
+    return r, joint
 
 
 def reached(curve: Sequence[Sequence[float]], share: float = 0.95) -> Sequence[float] | None:

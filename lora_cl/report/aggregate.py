@@ -12,6 +12,7 @@ import numpy as np
 from lora_cl.records.folders import Record
 from lora_cl.report.grouping import RowRuns, TableRuns, rows, tables
 from lora_cl.report.reading import Run, check
+from lora_cl.report.references import with_intransigence
 from lora_cl.report.statistics import Summary, summarise
 
 MEASURES = (
@@ -21,6 +22,8 @@ MEASURES = (
     "forgetting",
     "backward_transfer",
     "forward_transfer",
+    "intransigence",
+    "last_task_intransigence",
     "average_validation_accuracy",
     "trained_params_per_task",
     "added_params_per_task",
@@ -104,10 +107,8 @@ class Row:
     @property
     def all_at_once(self) -> bool:
         """Whether only the end was measured over several tasks: a reference, not a sequence."""
-        matrix = self.accuracy_matrix_mean
-        return bool(
-            matrix and len(matrix) > 1 and all(x is None for row in matrix[:-1] for x in row)
-        )
+        done = [run for run in self.runs if run.done]
+        return bool(done) and all(run.all_at_once for run in done)
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def compared(runs: Iterable[Run]) -> list[Comparison]:
 
 
 def _comparison(table: TableRuns) -> Comparison:
-    found = rows(table.runs)
+    found = rows(with_intransigence(table.runs))
     notes = _newest(found)
     groups: list[tuple[str, list[Run]]] = []
     for row in found:

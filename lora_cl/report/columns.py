@@ -92,6 +92,8 @@ _ALL = (
     _measure("forgetting", "forgetting ↓", -1, mean_std),
     _measure("backward_transfer", "backward transfer ↑", 1, mean_std),
     _measure("forward_transfer", "forward transfer ↑", 1, mean_std),
+    _measure("intransigence", "intransigence ↓", -1, mean_std),
+    _measure("last_task_intransigence", "intransigence of the last task ↓", -1, mean_std),
     _measure("average_validation_accuracy", "average validation accuracy ↑", 1, mean_std),
     _measure("trained_params_per_task", "trained per task", -1, _mean(count)),
     _measure("added_params_per_task", "added per task", -1, _mean(count)),

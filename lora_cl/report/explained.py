@@ -53,6 +53,19 @@ MEANINGS = {
         "mean_{j>0} ( R[j−1, j] − b_j )",
         "Lopez-Paz & Ranzato 2017, section 2 (FWT)",
     ),
+    "intransigence": Meaning(
+        "What learning in sequence costs: the accuracy of a joint run of the same seed, on all "
+        "tasks, minus the method's learning accuracy; J is the joint run's matrix. Not measured "
+        "without a joint row, or with several.",
+        "mean_j ( J[T−1, j] − R[j, j] )",
+        "after Chaudhry et al. 2018, whose reference for task j is trained on the tasks up to j",
+    ),
+    "last_task_intransigence": Meaning(
+        "The same of the last task alone, for which the joint run is the reference that the paper "
+        "asks for.",
+        "J[T−1, T−1] − R[T−1, T−1]",
+        "Chaudhry et al. 2018, Riemannian Walk, I_k at k = T",
+    ),
     "average_validation_accuracy": Meaning(
         "As average accuracy, on samples held out of every task's training; to choose by.",
         "mean_j V[T−1, j]",

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from lora_cl.records.folders import Record
 from lora_cl.report.aggregate import MEASURES
+from lora_cl.report.grouping import tables
 from lora_cl.report.keys import CONFIG, CONTENT
 from lora_cl.report.reading import Run, check
+from lora_cl.report.references import with_intransigence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +30,9 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
     import pandas as pd
 
     lines = []
-    for run in map(check, records):
+    runs = [check(record) for record in records]
+    whole = {run.folder: run for table in tables(runs) for run in with_intransigence(table.runs)}
+    for run in (whole[run.folder] for run in runs):
         line: dict[str, object] = {name: getattr(run, name) for name in (*TEXTS, "seed", "status")}
         line["n_tasks"] = None if run.matrix is None else len(run.matrix)
         line |= {name: getattr(run, name) for name in FACTS}

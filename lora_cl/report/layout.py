@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from lora_cl.report.aggregate import Comparison, Problem, Row
 from lora_cl.report.columns import COLUMNS, Column, mean_std
 from lora_cl.report.keys import shown
-from lora_cl.report.statistics import paired
 from lora_cl.report.words import plain_words
 from lora_cl.text import one_line, percent
 
@@ -179,7 +178,7 @@ def _trained_otherwise(rows: Sequence[Row]) -> list[str]:
 
 
 def details(rows: Sequence[Row]) -> list[str]:
-    """What the methods recorded about themselves, and the differences to the best by seed."""
+    """What the methods recorded about themselves."""
     lines = []
     for row in rows:
         texts = {seed: json.dumps(value) for seed, value in row.details.items()}
@@ -188,7 +187,7 @@ def details(rows: Sequence[Row]) -> list[str]:
         for seed, text in texts.items():
             where = "every seed" if seed < 0 else f"seed {seed}"
             lines.append(f"{one_line(row.label)}, {where}: {one_line(text, MOST_DETAILS)}")
-    return lines + differences(rows)
+    return lines
 
 
 def _name(row: Row, rows: Sequence[Row]) -> Cell:
@@ -259,30 +258,3 @@ def _problems(row: Row) -> list[str]:
 def _listed(told: list[str], total: int) -> str:
     more = total - len(told)
     return "; ".join(told) + (f"; and {more} more" if more else "")
-
-
-def differences(rows: Sequence[Row]) -> list[str]:
-    name = "average_accuracy"
-    found = competitors(rows, name)
-    if len(found) < 2:
-        return []
-    best = max(found, key=lambda pair: pair[1])[0]
-    lines = []
-    for row in rows:
-        pair = paired(row.by_seed[name], best.by_seed[name])
-        if row is best or pair is None:
-            continue
-        line = f"{one_line(row.label)} − {one_line(best.label)}: {percent(pair.mean)}"
-        if pair.ci95 is not None:
-            line += f" ± {percent(pair.ci95)}"
-        line += f", n = {pair.n}"
-        if pair.p is not None and pair.n > 1:
-            line += f", p = {pair.p:.3g} (cannot be below {pair.smallest_p:.3g})"
-        lines.append(line)
-    if lines:
-        lines.insert(
-            0,
-            "Differences in average accuracy, in points, paired by seed: mean ± half width of the "
-            "95 % interval, exact sign-flip p.",
-        )
-    return lines

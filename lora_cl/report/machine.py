@@ -6,11 +6,12 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from lora_cl.report.aggregate import MEASURES, Comparison, Row
+from lora_cl.report.baseline import NUMBERS, Against
 from lora_cl.report.columns import Column
 from lora_cl.report.keys import CONFIG, CONTENT
 from lora_cl.text import one_line
@@ -18,26 +19,36 @@ from lora_cl.text import one_line
 TEXTS = ("experiment", "label", "method", "scenario", "benchmark")
 STATISTICS = ("mean", "std", "ci95", "n")
 ROUTED = ("oracle", "router_accuracy")
+BASELINE = "baseline_"
 
 
 def json_text(
-    comparisons: Iterable[Comparison], details: bool = False, columns: Sequence[Column] = ()
+    comparisons: Sequence[Comparison],
+    details: bool = False,
+    columns: Sequence[Column] = (),
+    compared: Sequence[Against] = (),
 ) -> str:
     """An array with one object per row, one row a line; null where nothing was measured.
 
-    With ``columns`` of what is no text that names the row, only those.
+    With ``columns`` of what is no text that names the row, only those. ``compared``: each of the
+    comparisons against a baseline, which is then part of the objects.
     """
     rows = [_object(row, details, columns) for one in comparisons for row in one.rows]
+    for row, baseline in zip(rows, _baselines(comparisons, compared), strict=bool(compared)):
+        row["baseline"] = baseline
     return "[\n" + ",\n".join(json.dumps(row, allow_nan=False) for row in rows) + "\n]\n"
 
 
 def csv_text(
-    comparisons: Iterable[Comparison], details: bool = False, columns: Sequence[Column] = ()
+    comparisons: Sequence[Comparison],
+    details: bool = False,
+    columns: Sequence[Column] = (),
+    compared: Sequence[Against] = (),
 ) -> str:
     """One line per row; an empty cell where nothing was measured.
 
-    A text that a spreadsheet would take for a formula gets a leading apostrophe. With ``columns``
-    of what is no text that names the row, only those.
+    A text that a spreadsheet would take for a formula gets a leading apostrophe. ``columns`` and
+    ``compared`` are as in ``json_text``.
     """
     rows = [row for one in comparisons for row in one.rows]
     options = dict.fromkeys(key for row in rows for key in row.options)
@@ -49,14 +60,31 @@ def csv_text(
     head += [f"{CONFIG}{key}" for key in options] + [f"{CONTENT}{key}" for key in contents]
     if columns:
         head = list(dict.fromkeys([*TEXTS, *(n for c in columns for n in _csv_names(c, head))]))
+    head += [f"{BASELINE}{name}" for name in ("label", *NUMBERS)] if compared else []
     head += ["details"] if details else []
+    lines = [_cells(row) for row in rows]
+    for line, baseline in zip(lines, _baselines(comparisons, compared), strict=bool(compared)):
+        line |= {f"{BASELINE}{name}": value for name, value in (baseline or {}).items()}
+    for line, row in zip(lines, rows, strict=True):
+        line["details"] = row.details
+    return csv_of(head, lines)
+
+
+def csv_of(head: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
+    """Lines as CSV: lists and mappings as JSON, and no text that a spreadsheet would compute."""
     out = io.StringIO()
     writer = csv.DictWriter(out, head, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    for row in rows:
-        cells = {key: _cell(value) for key, value in _cells(row).items()}
-        writer.writerow(cells | {"details": json.dumps(row.details)})
+    writer.writerows({key: _cell(value) for key, value in line.items()} for line in lines)
     return out.getvalue()
+
+
+def _baselines(
+    comparisons: Sequence[Comparison], compared: Sequence[Against]
+) -> list[dict[str, Any] | None]:
+    """What is known of each row against its baseline; nothing without one."""
+    pairs = zip(comparisons, compared, strict=bool(compared))
+    return [other.as_json(row.label) for one, other in pairs for row in one.rows]
 
 
 def _object(row: Row, details: bool, columns: Sequence[Column]) -> dict[str, Any]:
@@ -130,11 +158,9 @@ def _cells(row: Row) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, list):
+    if isinstance(value, list | dict):
         return json.dumps(value)
-    return _guarded(value) if isinstance(value, str) else value
-
-
-def _guarded(text: str) -> str:
-    plain = one_line(text, limit=2000)
+    if not isinstance(value, str):
+        return value
+    plain = one_line(value, limit=2000)
     return f"'{plain}" if plain.startswith(("=", "+", "-", "@")) else plain

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lora_cl.report.layout import Block, Cell, two_lines
+
+Writer = Callable[[str, Sequence[Block], Sequence[str]], str]
 
 LATEX = {
     "\\": r"\textbackslash{}",

@@ -51,11 +51,11 @@ class Run:
     """A record whose every part was checked; anything wrong with it is ``reason``.
 
     ``matrix`` (T, T) holds fractions, NaN where not measured; ``values`` the measures and costs.
-    Both are there for a run that is done, and for no other. ``confusion`` is as
+    Both are there for a run that is done, and for no other. ``validation`` (T, T) is of samples
+    held out, ``untrained`` (T,) before any training; None where there is none. ``confusion`` is as
     ``records.confusion`` has it, of those that measured it; ``tasks`` are the names of its classes,
-    task by task. ``options`` are the config by dotted
-    key, ``content`` what else makes the result, ``position`` the label's place in the config;
-    ``details`` and ``provenance`` are as on record.
+    task by task. ``options`` are the config by dotted key, ``content`` what else makes the result,
+    ``position`` the label's place in the config; ``details`` and ``provenance`` are as on record.
     """
 
     folder: Path
@@ -75,6 +75,8 @@ class Run:
     isolated: bool | None = None
     classifier: str | None = None
     matrix: metrics.Array | None = None
+    validation: metrics.Array | None = None
+    untrained: metrics.Array | None = None
     confusion: tuple[Counts, ...] = ()
     tasks: tuple[tuple[str, ...], ...] = ()
     values: dict[str, float | None] = field(default_factory=dict)
@@ -85,6 +87,15 @@ class Run:
     @property
     def done(self) -> bool:
         return self.status == "done"
+
+    @property
+    def all_at_once(self) -> bool:
+        """Whether only the end was measured over several tasks: a reference, not a sequence."""
+        return (
+            self.matrix is not None
+            and len(self.matrix) > 1
+            and bool(np.isnan(self.matrix[:-1]).all())
+        )
 
     @property
     def differs(self) -> dict[str, Any]:
@@ -175,16 +186,18 @@ def _with_numbers(run: Run, result: dict[str, Any]) -> Run:
     values = metrics.measures(matrix, untrained) | {name: _amount(cost, name) for name in COSTS}
     values |= _shares(values, _amount(cost, "base_params") if "base_params" in cost else None)
     validation = result.get("validation_matrix")
+    if validation is not None:
+        validation = _matrix(validation, tasks, "validation_matrix")
     values["average_validation_accuracy"] = (
-        None
-        if validation is None
-        else metrics.average_accuracy(_matrix(validation, tasks, "validation_matrix"))
+        None if validation is None else metrics.average_accuracy(validation)
     )
     values |= _probed(result.get("probe"))
     answered = confusion(result)
     return replace(
         run,
         matrix=matrix,
+        validation=validation,
+        untrained=untrained,
         confusion=tuple(answered or ()),
         tasks=_class_names(result) if answered else (),
         values=values,

@@ -10,6 +10,7 @@ from functools import cache
 import numpy as np
 
 CONFIDENCE = 0.95
+SIGNIFICANT = 0.05
 MOST_SIGNS = 32
 
 
@@ -25,6 +26,11 @@ class Summary:
     std: float | None
     ci95: float | None
     n: int
+
+    @property
+    def sem(self) -> float | None:
+        """The standard error of the mean, std / sqrt(n)."""
+        return None if self.std is None else self.std / math.sqrt(self.n)
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ def paired(a: Mapping[int, float | None], b: Mapping[int, float | None]) -> Pair
     if summary.mean is None:
         return None
     n = summary.n
-    return Paired(summary.mean, summary.ci95, sign_flip_p(differences), min(1.0, 2.0 / 2**n), n)
+    return Paired(summary.mean, summary.ci95, sign_flip_p(differences), smallest_p(n), n)
 
 
 def sign_flip_p(differences: Sequence[float]) -> float | None:
@@ -91,6 +97,29 @@ def sign_flip_p(differences: Sequence[float]) -> float | None:
     below = np.searchsorted(second, -threshold - first, side="right")
     hits = int(above.sum()) + int(below.sum())
     return hits / 2.0**n
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """The p of m tests adjusted so that any false one among them is as rare as each says.
+
+    The i-th smallest times m - i (counted from 0), at most 1 and no smaller than the one before
+    (Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure").
+    """
+    adjusted, least = [0.0] * len(ps), 0.0
+    for rank, index in enumerate(sorted(range(len(ps)), key=lambda index: ps[index])):
+        least = max(least, min(1.0, (len(ps) - rank) * ps[index]))
+        adjusted[index] = least
+    return adjusted
+
+
+def smallest_p(n: int) -> float:
+    """The smallest that an exact two-sided sign-flip p can be with ``n`` pairs: 2 / 2**n."""
+    return min(1.0, 2.0 ** (1 - n))
+
+
+def seeds_needed(rows: int) -> int:
+    """With how many pairs the smallest p, Holm-corrected over ``rows``, is significant."""
+    return next(n for n in range(1, 64) if rows * smallest_p(n) <= SIGNIFICANT)
 
 
 def _signed_sums(d: np.ndarray) -> np.ndarray:

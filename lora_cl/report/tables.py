@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
-from rich import box
-from rich.cells import cell_len
-from rich.console import Console, RenderableType
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
-
-from lora_cl.report import layout, machine, markup
+from lora_cl.report import layout, machine
 from lora_cl.report.aggregate import Comparison
+from lora_cl.report.baseline import Against, against, notes_of, to_the_best
+from lora_cl.report.baseline import block as baseline_block
 from lora_cl.report.columns import Column
 from lora_cl.report.pivot import pivot
+from lora_cl.report.sheets import FOR_PEOPLE, Sheet, written
 
-FORMATS = ("table", "markdown", "latex", "csv", "json")
-UNBOUNDED = 1000
+FORMATS = (*FOR_PEOPLE, "csv", "json")
 ACROSS = "average accuracy by scenario"
-LEAST_NAME = 12
-"""Characters of the first column that are shown in any case; longer names are folded."""
 
 
 def render(
@@ -31,156 +23,48 @@ def render(
     width: int | None = None,
     color: bool = False,
     columns: Sequence[Column] = (),
+    baseline: str | None = None,
 ) -> str:
     """The comparisons as text in one of FORMATS, ending in a newline; one table per comparison.
 
-    ``details`` adds what the methods recorded about themselves. ``width`` is that of the terminal
-    in characters, None for as wide as it gets; ``color`` allows escape codes. Both concern only
-    the format "table". ``columns`` are shown in the place of the usual ones. Raises ValueError for
-    another format.
+    ``details`` adds what the methods recorded about themselves. ``width`` and ``color`` are as in
+    ``written``. ``columns`` are shown in the place of the usual ones. ``baseline`` is the label of
+    a row that the others are compared with, seed by seed. Raises ValueError for another format,
+    ConfigError for a baseline that nothing can be compared with.
     """
+    compared = against(comparisons, baseline) if baseline is not None else []
     if format == "json":
-        return machine.json_text(comparisons, details, columns)
+        return machine.json_text(comparisons, details, columns, compared)
     if format == "csv":
-        return machine.csv_text(comparisons, details, columns)
-    if format in ("markdown", "latex"):
-        parts = [_marked_up(one, details, format, columns) for one in comparisons]
-        across = pivot(comparisons) if format == "latex" and not columns else None
-        if across is not None:
-            names = " and ".join(dict.fromkeys(one.name for one in comparisons))
-            parts.append(markup.latex(f"{names}: {ACROSS}", [across], [layout.READING]))
-        return "\n".join(parts)
-    if format != "table":
+        return machine.csv_text(comparisons, details, columns, compared)
+    if format not in FOR_PEOPLE:
         raise ValueError(f"unknown format {format!r}; there are {', '.join(FORMATS)}")
-    out = io.StringIO()
-    console = Console(
-        file=out,
-        width=width or UNBOUNDED,
-        force_terminal=color,
-        color_system="standard" if color else None,
-        legacy_windows=False,
-    )
-    for comparison in comparisons:
-        for part in _parts(comparison, details, console, color, columns):
-            console.print(part, crop=False)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).rstrip() + "\n"
-
-
-def _marked_up(
-    comparison: Comparison,
-    details: bool,
-    format: str,  # noqa: A002
-    columns: Sequence[Column],
-) -> str:
-    rows = comparison.rows
-    blocks = layout.blocks(rows, columns)
-    if format == "markdown":  # A page of paper is too narrow for all columns side by side.
-        blocks = [layout.beside(blocks)]
-    routing = None if columns else layout.routing_block(rows)
-    write = markup.markdown if format == "markdown" else markup.latex
-    return write(
-        layout.title(comparison),
-        blocks + ([routing] if routing else []),
-        layout.notes(comparison) + (layout.details(rows) if details else []),
-    )
-
-
-def _parts(
-    comparison: Comparison,
-    details: bool,
-    console: Console,
-    bold: bool,
-    columns: Sequence[Column],
-) -> list[RenderableType]:
-    rows = comparison.rows
-    blocks = layout.blocks(rows, columns)
-    whole = layout.beside(blocks)
-    tables = [table for block in blocks for table in _fitting(block, console, bold)]
-    if len(tables) > len(blocks) or _width(whole, console, bold) <= console.width:
-        tables = _fitting(whole, console, bold)
-    if not columns and (routing := layout.routing_block(rows)):
-        tables += _fitting(routing, console, bold)
-    parts: list[RenderableType] = [Text(layout.title(comparison), style="bold")]
-    for table in tables:
-        parts += [table, Text("")]
-    notes = layout.notes(comparison)
-    if not bold and any(cell.best for block in blocks for row in block.rows for cell in row):
-        notes.insert(1, "* the best of its column.")
-    parts += [Padding(Text(note, style="dim"), (0, 0, 0, 2)) for note in notes]
-    if details:
-        lines = layout.details(rows) or ["no method recorded details"]
-        parts += [Text("\nDetails"), *(Padding(Text(line), (0, 0, 0, 2)) for line in lines)]
-    return [*parts, Text("")]
-
-
-def _fitting(block: layout.Block, console: Console, bold: bool) -> list[Table]:
-    """The block as one table, or, where that is too wide, its columns in several.
-
-    Each has the names again. A long name is folded, a number never, nor is it cut.
-    """
-    if _width(block, console, bold) <= console.width:
-        return [_table(block, bold)]
-    names = max(map(cell_len, (block.headers[0], *(row[0].text for row in block.rows))))
-    columns = range(1, len(block.headers))
-    widths = [_width(block.part([i]), console, bold, LEAST_NAME) - LEAST_NAME for i in columns]
-    ways = [
-        (room, _filled(widths, console.width - room))
-        for room in range(min(names, LEAST_NAME), names + 1)
+    sheets = [
+        _sheet(one, details, columns, compared[index] if compared else None)
+        for index, one in enumerate(comparisons)
     ]
-    # As few tables as can be, and in these as much room for the names as there is.
-    room, parts = min(ways, key=lambda way: (len(way[1]), _excess(widths, console.width, way[0])))
-    tables = []
-    for part in parts:
-        table = _table(block.part([i + 1 for i in part]), bold, room)
-        # Wider than the terminal if even one column is: it breaks the lines, and nothing is lost.
-        table.width = room + sum(widths[i] for i in part)
-        tables.append(table)
-    return tables
+    across = pivot(comparisons) if format == "latex" and not columns else None
+    if across is not None:
+        names = " and ".join(dict.fromkeys(one.name for one in comparisons))
+        sheets.append(Sheet(f"{names}: {ACROSS}", [across], notes=[layout.READING]))
+    return written(sheets, format, width, color)
 
 
-def _filled(widths: Sequence[int], room: int) -> list[list[int]]:
-    """Which of the columns stand beside each other in so much room: one at least."""
-    parts: list[list[int]] = [[0]]
-    for i in range(1, len(widths)):
-        if sum(widths[k] for k in parts[-1]) + widths[i] <= room:
-            parts[-1].append(i)
-        else:
-            parts.append([i])
-    return parts
-
-
-def _excess(widths: Sequence[int], width: int, room: int) -> tuple[int, int]:
-    """By how much the widest column does not fit; then, the more room for names the better."""
-    return max(0, room + max(widths, default=0) - width), -room
-
-
-def _width(block: layout.Block, console: Console, bold: bool, room: int | None = None) -> int:
-    """The characters that the block needs in a line, with ``room`` of them for names."""
-    unbounded = console.options.update(max_width=UNBOUNDED)
-    return console.measure(_table(block, bold, room), options=unbounded).maximum
-
-
-def _table(block: layout.Block, bold: bool, room: int | None = None) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True
+def _sheet(
+    comparison: Comparison, details: bool, columns: Sequence[Column], compared: Against | None
+) -> Sheet:
+    rows = comparison.rows
+    routing = None if columns else layout.routing_block(rows)
+    others = [routing] if routing else []
+    notes = layout.notes(comparison)
+    if compared is not None:
+        others += [baseline_block(compared)] if compared.differences else []
+        notes += notes_of(compared)
+    told = layout.details(rows) + to_the_best(rows) if details else []
+    return Sheet(
+        layout.title(comparison),
+        layout.blocks(rows, columns),
+        others,
+        notes,
+        told or (["no method recorded details"] if details else []),
     )
-    for index, header in enumerate(block.headers):
-        # A number is never folded or cut; a long label is folded.
-        if index:
-            table.add_column(
-                Text("\n".join(layout.two_lines(header))), justify="right", no_wrap=True
-            )
-        else:
-            table.add_column(Text(header), overflow="fold", vertical="bottom", width=room)
-    for row in block.rows:
-        # Without bold the best is marked by a star, and the others keep in line with it.
-        starred = [any(line[i].best for line in block.rows) for i in range(len(row))]
-        table.add_row(
-            *(
-                Text(cell.text, style="bold" if bold and cell.best else "")
-                if bold or not starred[i]
-                else Text(cell.text + (" *" if cell.best else "  "))
-                for i, cell in enumerate(row)
-            )
-        )
-    return table

@@ -78,6 +78,14 @@ def test_intransigence():
         metrics.intransigence(FALLING, SINGLE)
 
 
+def test_intransigence_of_the_last_task():
+    # .7 - .9
+    assert metrics.last_task_intransigence(FALLING, JOINT) == pytest.approx(-0.2, abs=1e-12)
+    assert metrics.last_task_intransigence(JOINT, FALLING) == pytest.approx(0.2, abs=1e-12)
+    with pytest.raises(ValueError, match="3 and 1 tasks"):
+        metrics.last_task_intransigence(FALLING, SINGLE)
+
+
 def test_joint_training_has_only_an_average_accuracy():
     assert metrics.measures(JOINT, [0.1, 0.1, 0.1]) == {
         "average_accuracy": pytest.approx(0.8, abs=1e-12),

@@ -27,6 +27,7 @@ SUMMARISED = {
     "backward_transfer", "forward_transfer", "trained_params_per_task", "added_params_per_task",
     "total_params", "stored_bytes", "train_seconds", "eval_seconds", "peak_memory_bytes",
     "steps_to_95", "seconds_to_95", "probe_before", "probe_lost",
+    "intransigence", "last_task_intransigence",
 }  # fmt: skip
 ERROR = {
     "kind": "failed",

@@ -10,6 +10,7 @@ from typing import Any
 from lora_cl.records.events import LATEST
 from lora_cl.report import layout
 from lora_cl.report.aggregate import Comparison, Row
+from lora_cl.report.baseline import to_the_best
 from lora_cl.report.columns import COLUMNS, Column
 from lora_cl.report.figures import Plot, overview, row_plots
 from lora_cl.report.figures.drawing import inline_svg
@@ -89,7 +90,7 @@ def section(comparison: Comparison, number: int) -> Section:
         table=layout.blocks(rows, [_column(name) for name in TABLE])[0],
         routing=layout.routing_block(rows),
         notes=tuple(layout.explanations(comparison)) + tuple(map(one_line, comparison.notes)),
-        differences=tuple(layout.differences(rows)),
+        differences=tuple(to_the_best(rows)),
         plots=tuple(map(_drawn, overview(comparison))),
         rows=tuple(RowPlots(one_line(row.label), tuple(map(_drawn, p))) for row, p in drawn),
         row_captions=tuple({plot.what: plot.caption for _, p in drawn for plot in p}.items()),
