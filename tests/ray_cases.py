@@ -14,7 +14,7 @@ from pathlib import Path
 
 import process_cases
 import pytest
-from process_cases import session_of, wait_until
+from process_cases import session_of, wait_until, words_of
 
 RAY = str(Path(sys.executable).with_name("ray"))
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
@@ -42,14 +42,17 @@ class Cluster:
         options = ["--head", f"--port={port}", "--include-dashboard=false", "--num-cpus=0"]
         self._start("head", options, [])
 
-    def add(self, blind_to: Path | None = None) -> str:
-        """Another node; ``blind_to`` is a folder that is an empty one of its own for it."""
+    def add(self, blind_to: Path | None = None, instead: tuple[Path, Path] | None = None) -> str:
+        """Another node. ``blind_to`` is a folder that is an empty one of its own for it; in the
+        place of the first file of ``instead`` it finds the second."""
         self.nodes += 1
         name = f"node{self.nodes}"
         prefix = []
-        if blind_to is not None:
-            mount = f'mount -t tmpfs tmpfs "{blind_to}" && exec "$@"'
-            prefix = ["unshare", "--mount", "sh", "-c", mount, "sh"]
+        mounts = [f'mount -t tmpfs tmpfs "{blind_to}"'] if blind_to else []
+        if instead is not None:
+            mounts.append(f'mount --bind "{instead[1]}" "{instead[0]}"')
+        if mounts:
+            prefix = ["unshare", "--mount", "sh", "-c", " && ".join([*mounts, 'exec "$@"']), "sh"]
         self._start(name, [f"--address={self.address}", "--num-cpus=1"], prefix)
         return name
 
@@ -69,6 +72,15 @@ class Cluster:
         )
         assert ready, log.read_text()
         assert process.poll() is None, log.read_text()
+
+    def runs(self, name: str, task: str) -> bool:
+        """Whether a process of that node calls itself ``task``, as those of Ray do."""
+        return any(
+            words_of(pid).startswith(task.encode()) for pid in session_of(self.processes[name].pid)
+        )
+
+    def alive(self, name: str) -> bool:
+        return self.processes[name].poll() is None
 
     def kill(self, name: str) -> None:
         """All processes of a node at once, as when its plug is pulled."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 from process_cases import command, session_of, wait_until
 from ray_cases import Cluster, cluster, let_in
 
-from lora_cl import api
+from lora_cl import api, seeding
 from lora_cl.config import load_config, parse_config
 from lora_cl.engines import node
 from lora_cl.errors import ConfigError
@@ -83,6 +84,34 @@ def test_nodes_with_and_without_our_files_give_the_bytes_of_one_machine(
         progress=False,
     )
     assert [record.status for record in again] == ["done"] * 6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a node files of its own")
+def test_a_node_with_other_code_is_refused_at_the_start_and_does_nothing_later(
+    place: Path, nodes: Cluster
+) -> None:
+    code = Path(seeding.__file__)
+    other = place / "seeding.py"
+    other.write_text(code.read_text() + "\n# Another version.\n")
+    said = "code of lora-cl is"
+    with command("run", place / "many.yaml", *_at(nodes, place)) as process:
+        assert process.stderr is not None
+        # Made when all nodes have been asked: only the head is there, which has no core.
+        assert wait_until(lambda: nodes.runs("head", "ray::Box"), 120)
+        unlike = nodes.add(instead=(code, other))
+        told = next(line for line in process.stderr if said in line)
+        assert re.search(r"node [\d.]+: code of lora-cl is \w.* nothing is done there", told)
+        nodes.add()
+        _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert said not in err  # Once is enough.
+    assert found(place) == expected(place)
+    assert nodes.alive(unlike)
+    with command("run", place / "many.yaml", *_at(nodes, place), "--force") as process:
+        _, err = process.communicate(timeout=240)
+    assert process.returncode == 2
+    assert said in err
 
 
 @pytest.mark.slow
