@@ -90,8 +90,9 @@ class Cluster:
                 os.kill(pid, signal.SIGKILL)
         process.wait()
 
-    def end(self) -> None:
-        for name in list(self.processes):
+    def end(self, *names: str) -> None:
+        """Kills these nodes, or all."""
+        for name in names or list(self.processes):
             self.kill(name)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
-import signal
 import tempfile
+import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,16 @@ from lora_cl.config import RunConfig
 from lora_cl.engines.engine import Tally, Watcher
 from lora_cl.engines.mailbox import Mailbox
 from lora_cl.engines.node import Command, Ended, Mark, do, go_to, pack, unpack, versions_here
-from lora_cl.engines.ray_nodes import Unlike, compare, require_alike
-from lora_cl.errors import ConfigError, LoraClError
+from lora_cl.engines.ray_nodes import Unlike, compare, connected, require_alike
+from lora_cl.errors import LoraClError
 from lora_cl.records.events import EVENTS, append_event
 from lora_cl.records.files import open_to_append
+from lora_cl.records.holder import is_held
 from lora_cl.records.layout import LOCK
 from lora_cl.running.folder import REUSED, RunFolder
 from lora_cl.running.runner import Outcome, Where, locked, record_lost_run, run_one
 from lora_cl.text import one_line
 
-MISSING = "engine ray needs Ray: pip install 'lora-cl[ray]'"
 POLL_SECONDS = 0.2
 ATTEMPTS = 5
 """So often a run is begun whose node or process dies under it."""
@@ -36,6 +35,8 @@ NODE = "ray.io/node-id"
 """The label by which Ray tells its nodes apart."""
 AHEAD = 2
 """Runs handed to the cluster for each core it has: enough that none waits for the next one."""
+GRACE_SECONDS = 60.0
+MARK = ".lora-cl-"
 
 
 def run_all(
@@ -61,7 +62,7 @@ def run_all(
             queue.append(index)
     if queue:
         where = _from_anywhere(where)
-        with _connected(address) as ray, _marked(where.results) as mark:
+        with connected(address) as ray, _marked(where.results) as mark:
             command = Command(where, force, mark, str(Path.cwd()), versions_here())
             require_alike(ray, command, [runs[index] for index in queue])
             with Mailbox(ray) as mailbox:
@@ -91,7 +92,7 @@ class _Cluster:
 
     def run(self, queue: deque[int], jobs: int | None) -> None:
         try:
-            while queue or self.under_way:
+            while (queue or self.under_way) and not self._overdue():
                 most = self._room() if jobs is None else max(1, jobs)
                 while queue and len(self.under_way) < most:
                     index = queue.popleft()
@@ -108,6 +109,10 @@ class _Cluster:
             for reference in self.under_way:
                 with suppress(Exception):  # What is lost already cannot be ended.
                     self.ray.cancel(reference, force=True)
+
+    def _overdue(self) -> bool:
+        """Whether time was up for longer than runs need to stop: no node is left for the others."""
+        return self.where.until is not None and time.time() > self.where.until + GRACE_SECONDS
 
     def _room(self) -> int:
         return AHEAD * max(1, int(self.ray.cluster_resources().get("CPU", 1)))
@@ -199,48 +204,26 @@ def _deaths(ray: Any) -> tuple[type[Exception], ...]:
 
 
 @contextmanager
-def _connected(address: str | None) -> Iterator[Any]:
-    """Ray, connected to a cluster; disconnected afterwards, and ended if it was made here."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-        import ray.exceptions
-    except ImportError:
-        raise ConfigError(MISSING) from None
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    heard = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        ray.init(
-            address=address,
-            include_dashboard=False if address == "local" else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            namespace="lora-cl",
-        )
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        told = one_line(str(error).strip().splitlines()[-1], 300)
-        raise ConfigError(f"no Ray cluster at {one_line(address, 80)}: {told}") from None
-    try:
-        for number, handler in heard.items():  # Ray takes SIGTERM for itself.
-            signal.signal(number, handler)
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
 def _marked(results: Path) -> Iterator[Mark]:
-    """A file in the results directory by which nodes know it, while runs are under way."""
+    """A file in the results directory by which nodes know it, while runs are under way.
+
+    Those of commands that were killed are removed: nobody holds them.
+    """
     results.mkdir(parents=True, exist_ok=True)
+    for left in results.glob(f"{MARK}*.tmp"):
+        if not is_held(left):
+            left.unlink(missing_ok=True)
     word = secrets.token_hex(16)
-    handle, name = tempfile.mkstemp(prefix=".lora-cl-", suffix=".tmp", dir=results)
+    handle, name = tempfile.mkstemp(prefix=MARK, suffix=".tmp", dir=results)
     with os.fdopen(handle, "w") as file:
         file.write(word)
-    try:
-        yield Mark(Path(name), word)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with ExitStack() as held:
+        with suppress(OSError):  # Without locks the runs will say so, each of its own.
+            held.enter_context(FileLock(name))
+        try:
+            yield Mark(Path(name), word)
+        finally:
+            Path(name).unlink(missing_ok=True)
 
 
 def _from_anywhere(where: Where) -> Where:

@@ -1,8 +1,12 @@
-"""The nodes of a Ray cluster: which of them compute as the process does that asked for the runs."""
+"""A Ray cluster, connected to, and which of its nodes compute as this process does."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +14,39 @@ from lora_cl.config import RunConfig
 from lora_cl.engines.node import Command, bring, go_to, versions_here
 from lora_cl.errors import ConfigError
 from lora_cl.text import one_line
+
+MISSING = "engine ray needs Ray: pip install 'lora-cl[ray]'"
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[Any]:
+    """Ray, connected to a cluster; disconnected afterwards, and ended if it was made here."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError:
+        raise ConfigError(MISSING) from None
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    heard = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        ray.init(
+            address=address,
+            include_dashboard=False if address == "local" else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            namespace="lora-cl",
+        )
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        told = one_line(str(error).strip().splitlines()[-1], 300)
+        raise ConfigError(f"no Ray cluster at {one_line(address, 80)}: {told}") from None
+    try:
+        for number, handler in heard.items():  # Ray takes SIGTERM for itself.
+            signal.signal(number, handler)
+        yield ray
+    finally:
+        ray.shutdown()
 
 
 @dataclass(frozen=True)

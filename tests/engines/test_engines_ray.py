@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process_cases import command, session_of, wait_until
+from process_cases import command, events_size, session_of, wait_until
 from ray_cases import Cluster, cluster, let_in
 
 from lora_cl import api, seeding
@@ -161,6 +161,33 @@ def test_an_interrupt_leaves_what_goes_on_later_and_no_process(place: Path) -> N
     outlooks = [one.outlook for one in api.plan(load_config(place / "many.yaml"), results=logs)]
     assert "resumed" in outlooks
     api.run(load_config(place / "many.yaml"), results=logs, jobs=0, progress=False)
+    assert found(place) == expected(place)
+
+
+@pytest.mark.slow
+def test_the_next_driver_takes_up_what_a_killed_one_left(place: Path, nodes: Cluster) -> None:
+    names = [nodes.add(), nodes.add()]
+    with command("run", place / "many.yaml", *_at(nodes, place)) as process:
+        assert wait_until(lambda: any((place / "r").rglob("result.json")), 120)
+        assert wait_until(lambda: any((place / "r").rglob("checkpoint/*.safetensors")), 60)
+        assert process.poll() is None
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert wait_until(lambda: not any(nodes.runs(name, "ray::_do") for name in names), 60)
+        assert not nodes.runs("head", "ray::Box")
+    sizes = events_size(place / "r")
+    outlooks = [
+        one.outlook for one in api.plan(load_config(place / "many.yaml"), results=place / "r")
+    ]
+    assert outlooks.count("reused") >= 1
+    assert outlooks.count("resumed") >= 1
+    assert len(list((place / "r").glob(".lora-cl-*"))) == 1
+    with command("run", place / "many.yaml", *_at(nodes, place)) as process:
+        _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert f"{outlooks.count('reused')} reused, {outlooks.count('resumed')} resumed" in err
+    assert events_size(place / "r") > sizes
+    assert not list((place / "r").glob(".lora-cl-*"))
     assert found(place) == expected(place)
 
 
