@@ -22,8 +22,7 @@ from lora_cl.engines.ray_nodes import Unlike, compare, connected, require_alike
 from lora_cl.errors import LoraClError
 from lora_cl.records.events import EVENTS, append_event
 from lora_cl.records.files import open_to_append
-from lora_cl.records.holder import is_held
-from lora_cl.records.layout import LOCK
+from lora_cl.records.holder import held, is_held
 from lora_cl.running.folder import REUSED, RunFolder
 from lora_cl.running.runner import Outcome, Where, locked, record_lost_run, run_one
 from lora_cl.text import one_line
@@ -187,7 +186,7 @@ def _brought(run: RunConfig, results: Path, ended: Ended) -> Outcome:
     place = RunFolder(results, run)
     try:
         place.make()
-        with FileLock(place.path / LOCK, timeout=1.0):
+        with held(place.path):
             unpack(ended.folder, place.begin_anew())
             place.replace()
     except Timeout:
@@ -217,9 +216,9 @@ def _marked(results: Path) -> Iterator[Mark]:
     handle, name = tempfile.mkstemp(prefix=MARK, suffix=".tmp", dir=results)
     with os.fdopen(handle, "w") as file:
         file.write(word)
-    with ExitStack() as held:
+    with ExitStack() as lock:
         with suppress(OSError):  # Without locks the runs will say so, each of its own.
-            held.enter_context(FileLock(name))
+            lock.enter_context(FileLock(name))
         try:
             yield Mark(Path(name), word)
         finally:

@@ -115,6 +115,7 @@ def test_what_a_run_costs_besides_itself(place: Path, nodes: Cluster) -> None:
     }
     if os.geteuid() == 0:
         nodes.end("node1", "node2")
+        (place / "far").mkdir()
         for _ in range(2):
             nodes.add(blind_to=place / "far")
         found["ray, out of sight"] = _costs(config, place / "far", **ray)
