@@ -19,7 +19,7 @@ from process_cases import session_of, wait_until, words_of
 RAY = str(Path(sys.executable).with_name("ray"))
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
 """What nodes and drivers of a cluster know each other by."""
-ENVIRONMENT = {**os.environ, **TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
+ENVIRONMENT = {**os.environ, **TOKEN, "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 
 
 def let_in(monkeypatch: pytest.MonkeyPatch) -> None:
