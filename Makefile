@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/lora-cl
 
-.PHONY: run mnist wordnet tune-smoke test lint bench soak slow published clean
+.PHONY: run mnist wordnet tune-smoke test lint bench soak soak-ray slow published clean
 
 run: .venv/installed
 	$(RUN) run configs/split_digits.yaml
@@ -37,6 +37,9 @@ bench: .venv/installed
 
 soak: .venv/installed
 	$(BIN)/python -m pytest -q -s -o addopts= -m soak tests/soak --timeout 7200
+
+soak-ray: .venv/installed
+	$(BIN)/python -m pytest -q -s -o addopts= -m soak tests/soak/test_soak_ray.py --timeout 7200
 
 slow: .venv/installed
 	$(BIN)/python -m pytest -q -o addopts= -m slow tests
