@@ -18,7 +18,7 @@ from lora_cl.config import RunConfig
 from lora_cl.engines.engine import Tally, Watcher
 from lora_cl.engines.mailbox import Mailbox
 from lora_cl.engines.node import Command, Ended, Mark, do, go_to, pack, unpack, versions_here
-from lora_cl.engines.ray_nodes import Unlike, compare, connected, require_alike
+from lora_cl.engines.ray_nodes import Unlike, compare, connected, deaths, require_alike
 from lora_cl.errors import LoraClError
 from lora_cl.records.events import EVENTS, append_event
 from lora_cl.records.files import open_to_append
@@ -150,7 +150,7 @@ class _Cluster:
             outcome = ended.outcome
             if ended.folder is not None:
                 outcome = _brought(run, self.where.results, ended)
-        except _deaths(self.ray) as death:
+        except deaths(self.ray) as death:
             told = one_line(str(death).partition("\n")[0] or type(death).__name__, 160)
             self.deaths[index] += 1
             if self.deaths[index] < ATTEMPTS:
@@ -194,12 +194,6 @@ def _brought(run: RunConfig, results: Path, ended: Ended) -> Outcome:
     except (LoraClError, OSError) as error:
         return Outcome("failed", one_line(error))
     return ended.outcome
-
-
-def _deaths(ray: Any) -> tuple[type[Exception], ...]:
-    """What a run is not to blame for: its node, its process, or their memory was lost."""
-    names = ("WorkerCrashedError", "NodeDiedError", "ObjectLostError", "OutOfMemoryError")
-    return tuple(getattr(ray.exceptions, name) for name in names)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from lora_cl.errors import ConfigError
 from lora_cl.text import one_line
 
 MISSING = "engine ray needs Ray: pip install 'lora-cl[ray]'"
+NOTICED_SECONDS = 60.0
 
 
 @contextmanager
@@ -49,6 +51,13 @@ def connected(address: str | None) -> Iterator[Any]:
         ray.shutdown()
 
 
+def deaths(ray: Any) -> tuple[type[Exception], ...]:
+    """What a run is not to blame for: its node, its process, or their memory was lost."""
+    names = ["WorkerCrashedError", "NodeDiedError", "ObjectLostError", "OutOfMemoryError"]
+    names.append("TaskUnschedulableError")  # What was pinned to a node that is gone.
+    return tuple(getattr(ray.exceptions, name) for name in names)
+
+
 @dataclass(frozen=True)
 class Unlike:
     """A node, by Ray's name for it, that has other versions, and which in one line."""
@@ -76,7 +85,8 @@ def compare(asked: Mapping[str, str]) -> Unlike | None:
 def require_alike(ray: Any, command: Command, runs: Sequence[RunConfig]) -> None:
     """Raises ConfigError unless every node computes as this process does.
 
-    Brings each of them the data and weights that the runs begin with, once.
+    Brings each of them the data and weights that the runs begin with, once. One that dies meanwhile
+    is passed over.
     """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -86,15 +96,28 @@ def require_alike(ray: Any, command: Command, runs: Sequence[RunConfig]) -> None
         if node["Alive"]:
             pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             ask = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=pinned)(_ready)
-            asked[ask.remote(command, distinct)] = node["NodeManagerAddress"]
-    for reference, name in asked.items():
+            asked[ask.remote(command, distinct)] = node
+    for reference, node in asked.items():
         try:
             unlike: Unlike | None = ray.get(reference)
         except Exception as error:
+            if isinstance(error, deaths(ray)) and _is_gone(ray, node["NodeID"]):
+                continue
             cause = getattr(error, "cause", None) or error
-            raise ConfigError(f"node {name}: {type(cause).__name__}: {one_line(cause)}") from None
+            told = f"{type(cause).__name__}: {one_line(cause)}"
+            raise ConfigError(f"node {node['NodeManagerAddress']}: {told}") from None
         if unlike:
             raise ConfigError(unlike.told)
+
+
+def _is_gone(ray: Any, node: str) -> bool:
+    """Whether a node is not there any more; Ray takes a while to notice."""
+    end = time.monotonic() + NOTICED_SECONDS
+    while any(one["NodeID"] == node and one["Alive"] for one in ray.nodes()):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.5)
+    return True
 
 
 def _ready(command: Command, runs: Sequence[RunConfig]) -> Unlike | None:

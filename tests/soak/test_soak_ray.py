@@ -51,10 +51,10 @@ def test_twenty_nodes_die_and_every_run_is_done_once_with_the_same_bytes(
     place: Path, nodes: Cluster
 ) -> None:
     config, dice = place / "many.yaml", random.Random(0)
-    config.write_text(RUNS.format(epochs=150, seeds=4))
+    config.write_text(RUNS.format(epochs=150, seeds=3))
     alone = api.run(load_config(config), results=place / "alone", jobs=0, progress=False)
     whole = {(record.label, record.seed): outcome(record.folder) for record in alone}
-    assert len(whole) == 16
+    assert len(whole) == 12
     kills, rounds, lost, slowest = 0, 0, 0, 0.0
     nodes.add()  # The one that always stays.
     while kills < KILLS:
@@ -80,15 +80,15 @@ def test_twenty_nodes_die_and_every_run_is_done_once_with_the_same_bytes(
             _, err = process.communicate(timeout=600)
         assert process.returncode == 0, err
         records = load_records([results])
-        assert [record.status for record in records] == ["done"] * 16
+        assert [record.status for record in records] == ["done"] * 12
         for record in records:
             assert outcome(record.folder) == whole[record.label, record.seed]
             events = [event["event"] for event in log(record.folder)]
             assert events.count("done") == 1
             assert events.count("lost") == len(record.result["provenance"].get("lost", []))
             lost += events.count("lost")
-        print(f"round {rounds}: {kills} nodes killed, {lost} runs lost, 16 equal", flush=True)
-    print(f"{16 * rounds} runs, all with equal bytes; slowest kill {slowest:.1f} s")
+        print(f"round {rounds}: {kills} nodes killed, {lost} runs lost, 12 equal", flush=True)
+    print(f"{12 * rounds} runs, all with equal bytes; slowest kill {slowest:.1f} s")
     assert lost >= KILLS // 2
 
 
