@@ -55,6 +55,9 @@ bench: .venv/installed
 soak: .venv/installed
 	$(BIN)/python -m pytest -q -s -o addopts= -m soak tests/soak --timeout 7200
 
+soak-ray: .venv/installed
+	$(BIN)/python -m pytest -q -s -o addopts= -m soak tests/soak/test_soak_ray.py --timeout 7200
+
 slow: .venv/installed
 	$(BIN)/python -m pytest -q -o addopts= -m slow tests
 

@@ -81,9 +81,9 @@ def run(
     run and, if ``verbose``, a line a task. ``say`` hears at the start what is compared, how many
     runs there are, how many of them are done already, and what else is worth a line.
 
-    ``jobs`` processes work side by side, by default as many as the cores this process may use
-    have room for, with the configs' ``threads`` each; 0 works in this process, and then in one
-    thread of it at a time. ``engine`` "ray" does the same runs on the Ray cluster at ``address``,
+    ``jobs`` processes work side by side, by default as many as fill the cores this process may use,
+    with the configs' ``threads`` each; 0 works in this process, and then in one thread of it at a
+    time. ``engine`` "ray" does the same runs on the Ray cluster at ``address``,
     or on one of this machine alone; ``jobs`` is then the most at a time. Raises ConfigError or
     DataError, and then nothing was started; a run that fails is recorded.
     """

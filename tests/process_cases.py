@@ -126,12 +126,15 @@ def children_of(parent: int) -> list[int]:
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
     """The forks of the command, or, where a server makes them, that server's children."""
     children = children_of(process.pid)
-    forks = [child for child in children if _words(child) == _words(process.pid)]
+    forks = [child for child in children if words_of(child) == words_of(process.pid)]
     return forks or [worker for server in children for worker in children_of(server)]
 
 
-def _words(pid: int) -> bytes:
-    return (Path("/proc") / str(pid) / "cmdline").read_bytes()
+def words_of(pid: int) -> bytes:
+    """The command line of a process; none of one that is gone."""
+    with _gone_is_fine():
+        return (Path("/proc") / str(pid) / "cmdline").read_bytes()
+    return b""
 
 
 def _stat(entry: Path) -> tuple[str, int, int, int]:

@@ -11,7 +11,7 @@ Results = Annotated[Path, typer.Option(help="Where run folders go.")]
 Jobs = Annotated[
     int | None,
     typer.Option(
-        min=0, help="Runs at a time (default: usable cores / threads; 0: in this process)."
+        min=0, help="Runs at a time (default: what fills the usable cores; 0: in this process)."
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]

@@ -10,8 +10,12 @@ from pathlib import Path
 
 
 def jobs_for(threads: int) -> int:
-    """How many runs of ``threads`` threads each keep the usable cores busy; at least one."""
-    return max(1, usable_cores() // threads)
+    """How many runs of ``threads`` threads each keep the usable cores busy; at least one.
+
+    Where they have several, it is one more than there is room for: much of a step is done by one
+    thread alone, and meanwhile another run uses the cores.
+    """
+    return max(1, usable_cores() // threads + (threads > 1))
 
 
 def usable_cores(system: Path = Path("/")) -> int:

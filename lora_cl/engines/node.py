@@ -49,38 +49,46 @@ class Ended:
     folder: bytes | None = None
 
 
-def made_with(runs: Sequence[RunConfig], data_dir: Path | None) -> dict[str, str]:
-    """What must be the same on every node; brings there what ``runs`` begin with.
+@dataclass(frozen=True)
+class Command:
+    """What the runs of a command share: where they belong, whether they are done anew, the folder
+    that it was given in, and the versions of its process."""
 
-    Those are data sets and weights, fetched before several runs of a node ask for them at once.
-    """
+    where: Where
+    force: bool
+    mark: Mark
+    folder: str
+    versions: dict[str, str]
+
+
+def versions_here() -> dict[str, str]:
+    """What must be the same on every node: else a run would not be the same run."""
     quiet_threads()
-    import torch
-
     from lora_cl.running.machine import code_version, versions
-    from lora_cl.running.making import make_benchmark
 
-    for run in runs:
-        make_benchmark(run.parse(), run.seed, torch.device("cpu"), data_dir, run.content)
     found = {name: str(version) for name, version in versions().items() if "git" not in name}
     return found | {"code of lora-cl": code_version()}
 
 
-def do(
-    run: RunConfig,
-    where: Where,
-    force: bool,
-    mark: Mark,
-    begun: bytes | None,
-    tell: Tell,
-) -> Ended:
+def bring(runs: Sequence[RunConfig], data_dir: Path | None) -> None:
+    """Fetches the data sets and weights that ``runs`` begin with, before several of them ask."""
+    import torch
+
+    from lora_cl.running.making import make_benchmark
+
+    for run in runs:
+        make_benchmark(run.parse(), run.seed, torch.device("cpu"), data_dir, run.content)
+
+
+def do(run: RunConfig, command: Command, begun: bytes | None, tell: Tell) -> Ended:
     """Does one run; ``begun`` is what there is of its folder, for one that goes on elsewhere."""
     quiet_threads()
     keep_memory()
     from lora_cl.running.runner import run_one
 
-    if mark.is_seen():
-        return Ended(run_one(run, where, force))
+    where = command.where
+    if command.mark.is_seen():
+        return Ended(run_one(run, where, command.force))
     with tempfile.TemporaryDirectory(prefix="lora-cl-") as place:
         folder = Path(place) / run.folder
         if begun is not None:

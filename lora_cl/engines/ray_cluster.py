@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
-import signal
 import tempfile
+import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,26 @@ from filelock import FileLock, Timeout
 
 from lora_cl.config import RunConfig
 from lora_cl.engines.engine import Tally, Watcher
-from lora_cl.engines.node import Ended, Mark, do, go_to, made_with, pack, unpack
-from lora_cl.errors import ConfigError, LoraClError
+from lora_cl.engines.mailbox import Mailbox
+from lora_cl.engines.node import Command, Ended, Mark, do, go_to, pack, unpack, versions_here
+from lora_cl.engines.ray_nodes import Unlike, compare, connected, deaths, require_alike
+from lora_cl.errors import LoraClError
 from lora_cl.records.events import EVENTS, append_event
 from lora_cl.records.files import open_to_append
-from lora_cl.records.layout import LOCK
+from lora_cl.records.holder import held, is_held
 from lora_cl.running.folder import REUSED, RunFolder
 from lora_cl.running.runner import Outcome, Where, locked, record_lost_run, run_one
 from lora_cl.text import one_line
 
-MISSING = "engine ray needs Ray: pip install 'lora-cl[ray]'"
 POLL_SECONDS = 0.2
 ATTEMPTS = 5
 """So often a run is begun whose node or process dies under it."""
+NODE = "ray.io/node-id"
+"""The label by which Ray tells its nodes apart."""
 AHEAD = 2
 """Runs handed to the cluster for each core it has: enough that none waits for the next one."""
+GRACE_SECONDS = 60.0
+MARK = ".lora-cl-"
 
 
 def run_all(
@@ -57,10 +61,11 @@ def run_all(
             queue.append(index)
     if queue:
         where = _from_anywhere(where)
-        with _connected(address) as ray, _marked(where.results) as mark:
-            _require_alike(ray, [runs[index] for index in queue], where.data_dir)
-            with _Mailbox(ray) as mailbox:
-                _Cluster(ray, runs, where, force, tally, mark, mailbox).run(queue, jobs)
+        with connected(address) as ray, _marked(where.results) as mark:
+            command = Command(where, force, mark, str(Path.cwd()), versions_here())
+            require_alike(ray, command, [runs[index] for index in queue])
+            with Mailbox(ray) as mailbox:
+                _Cluster(ray, runs, command, tally, mailbox).run(queue, jobs)
     return tally.statuses
 
 
@@ -71,22 +76,22 @@ class _Cluster:
         self,
         ray: Any,
         runs: Sequence[RunConfig],
-        where: Where,
-        force: bool,
+        command: Command,
         tally: Tally,
-        mark: Mark,
-        mailbox: _Mailbox,
+        mailbox: Mailbox,
     ) -> None:
-        self.ray, self.runs, self.where, self.force = ray, runs, where, force
-        self.tally, self.mark, self.mailbox = tally, mark, mailbox
+        self.ray, self.runs, self.command = ray, runs, command
+        self.where, self.tally, self.mailbox = command.where, tally, mailbox
         self.task = ray.remote(max_retries=0)(_do)
         self.under_way: dict[Any, int] = {}
         self.deaths: Counter[int] = Counter()
         """How often each run was lost with its node or process."""
+        self.unlike: set[str] = set()
+        """Nodes that came later and have other versions: no run is handed to them."""
 
     def run(self, queue: deque[int], jobs: int | None) -> None:
         try:
-            while queue or self.under_way:
+            while (queue or self.under_way) and not self._overdue():
                 most = self._room() if jobs is None else max(1, jobs)
                 while queue and len(self.under_way) < most:
                     index = queue.popleft()
@@ -104,6 +109,10 @@ class _Cluster:
                 with suppress(Exception):  # What is lost already cannot be ended.
                     self.ray.cancel(reference, force=True)
 
+    def _overdue(self) -> bool:
+        """Whether time was up for longer than runs need to stop: no node is left for the others."""
+        return self.where.until is not None and time.time() > self.where.until + GRACE_SECONDS
+
     def _room(self) -> int:
         return AHEAD * max(1, int(self.ray.cluster_resources().get("CPU", 1)))
 
@@ -111,14 +120,12 @@ class _Cluster:
         run, folder = self.runs[index], self._folder(index)
         resources = run.resolved["resources"]
         gpus = resources["gpus"] or float(self.where.device.startswith("cuda"))
-        task = self.task.options(
-            num_cpus=resources["cpus"] or run.resolved["threads"], num_gpus=gpus
-        )
-        begun = None if self.force or not folder.is_dir() else pack(folder)
-        return task.remote(
-            *(index, run, self.where, self.force, self.mark, begun),
-            *(str(Path.cwd()), self.mailbox.box),
-        )
+        begun = None if self.command.force or not folder.is_dir() else pack(folder)
+        return self.task.options(
+            num_cpus=resources["cpus"] or run.resolved["threads"],
+            num_gpus=gpus,
+            label_selector={NODE: f"!in({','.join(sorted(self.unlike))})"} if self.unlike else None,
+        ).remote(index, run, self.command, begun, self.mailbox.box)
 
     def _folder(self, index: int) -> Path:
         return RunFolder(self.where.results, self.runs[index]).path
@@ -136,11 +143,14 @@ class _Cluster:
         """Takes how a run ended; False if it has to be done again."""
         run = self.runs[index]
         try:
-            ended: Ended = self.ray.get(reference)
+            ended: Ended | Unlike = self.ray.get(reference)
+            if isinstance(ended, Unlike):
+                self._avoid(ended)
+                return False
             outcome = ended.outcome
             if ended.folder is not None:
                 outcome = _brought(run, self.where.results, ended)
-        except _deaths(self.ray) as death:
+        except deaths(self.ray) as death:
             told = one_line(str(death).partition("\n")[0] or type(death).__name__, 160)
             self.deaths[index] += 1
             if self.deaths[index] < ATTEMPTS:
@@ -154,20 +164,20 @@ class _Cluster:
             outcome = Outcome("failed", one_line(f"{type(error).__name__}: {error}", 300))
         return self.tally.ended(index, outcome)
 
+    def _avoid(self, node: Unlike) -> None:
+        if node.node not in self.unlike:
+            self.unlike.add(node.node)
+            self.tally.watcher.say(f"{node.told}: nothing is done there")
+
 
 def _do(
-    index: int,
-    run: RunConfig,
-    where: Where,
-    force: bool,
-    mark: Mark,
-    begun: bytes | None,
-    folder: str,
-    box: Any,
-) -> Ended:
+    index: int, run: RunConfig, command: Command, begun: bytes | None, box: Any
+) -> Ended | Unlike:
     """On a node: one run, in the folder that the command was given in if that is there."""
-    go_to(folder)
-    return do(run, where, force, mark, begun, lambda news: box.put.remote(index, news))
+    go_to(command.folder)
+    if unlike := compare(command.versions):
+        return unlike
+    return do(run, command, begun, lambda news: box.put.remote(index, news))
 
 
 def _brought(run: RunConfig, results: Path, ended: Ended) -> Outcome:
@@ -176,7 +186,7 @@ def _brought(run: RunConfig, results: Path, ended: Ended) -> Outcome:
     place = RunFolder(results, run)
     try:
         place.make()
-        with FileLock(place.path / LOCK, timeout=1.0):
+        with held(place.path):
             unpack(ended.folder, place.begin_anew())
             place.replace()
     except Timeout:
@@ -186,133 +196,30 @@ def _brought(run: RunConfig, results: Path, ended: Ended) -> Outcome:
     return ended.outcome
 
 
-def _deaths(ray: Any) -> tuple[type[Exception], ...]:
-    """What a run is not to blame for: its node, its process, or their memory was lost."""
-    names = ("WorkerCrashedError", "NodeDiedError", "ObjectLostError", "OutOfMemoryError")
-    return tuple(getattr(ray.exceptions, name) for name in names)
-
-
-class _Mailbox:
-    """What nodes say of runs whose logs are not to be seen from here."""
-
-    def __init__(self, ray: Any) -> None:
-        self.ray = ray
-        self.box = ray.remote(num_cpus=0)(_Box).remote()
-        self.asked: Any = None
-
-    def __enter__(self) -> _Mailbox:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(Exception):
-            self.ray.kill(self.box)
-
-    def take(self) -> list[tuple[int, bytes]]:
-        """What came since it was asked for the last time; never waits."""
-        if self.asked is None:
-            self.asked = self.box.take.remote()
-            return []
-        if not self.ray.wait([self.asked], timeout=0)[0]:
-            return []
-        asked, self.asked = self.asked, None
-        with suppress(Exception):  # The live view is not worth a run.
-            found: list[tuple[int, bytes]] = self.ray.get(asked)
-            return found
-        return []
-
-
-class _Box:
-    def __init__(self) -> None:
-        self.letters: list[tuple[int, bytes]] = []
-
-    def put(self, index: int, news: bytes) -> None:
-        self.letters.append((index, news))
-
-    def take(self) -> list[tuple[int, bytes]]:
-        letters, self.letters = self.letters, []
-        return letters
-
-
-@contextmanager
-def _connected(address: str | None) -> Iterator[Any]:
-    """Ray, connected to a cluster; disconnected afterwards, and ended if it was made here."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-        import ray.exceptions
-    except ImportError:
-        raise ConfigError(MISSING) from None
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    heard = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        ray.init(
-            address=address,
-            include_dashboard=False if address == "local" else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            namespace="lora-cl",
-        )
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        told = one_line(str(error).strip().splitlines()[-1], 300)
-        raise ConfigError(f"no Ray cluster at {one_line(address, 80)}: {told}") from None
-    try:
-        for number, handler in heard.items():  # Ray takes SIGTERM for itself.
-            signal.signal(number, handler)
-        yield ray
-    finally:
-        ray.shutdown()
-
-
 @contextmanager
 def _marked(results: Path) -> Iterator[Mark]:
-    """A file in the results directory by which nodes know it, while runs are under way."""
+    """A file in the results directory by which nodes know it, while runs are under way.
+
+    Those of commands that were killed are removed: nobody holds them.
+    """
     results.mkdir(parents=True, exist_ok=True)
+    for left in results.glob(f"{MARK}*.tmp"):
+        if not is_held(left):
+            left.unlink(missing_ok=True)
     word = secrets.token_hex(16)
-    handle, name = tempfile.mkstemp(prefix=".lora-cl-", suffix=".tmp", dir=results)
+    handle, name = tempfile.mkstemp(prefix=MARK, suffix=".tmp", dir=results)
     with os.fdopen(handle, "w") as file:
         file.write(word)
-    try:
-        yield Mark(Path(name), word)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with ExitStack() as lock:
+        with suppress(OSError):  # Without locks the runs will say so, each of its own.
+            lock.enter_context(FileLock(name))
+        try:
+            yield Mark(Path(name), word)
+        finally:
+            Path(name).unlink(missing_ok=True)
 
 
 def _from_anywhere(where: Where) -> Where:
     """``where`` with paths that say the same in another folder."""
     data_dir = None if where.data_dir is None else where.data_dir.absolute()
     return Where(where.results.absolute(), where.device, data_dir, where.until)
-
-
-def _require_alike(ray: Any, runs: Sequence[RunConfig], data_dir: Path | None) -> None:
-    """Raises ConfigError unless every node would compute as this process does.
-
-    Brings each of them the data and weights that the runs begin with, once.
-    """
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    distinct = list({repr(sorted(run.content.items())): run for run in runs}.values())
-    here = made_with([], data_dir)
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    asked = {}
-    for node in nodes:
-        pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ask = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=pinned)(_made_with)
-        asked[ask.remote(distinct, data_dir, str(Path.cwd()))] = node["NodeManagerAddress"]
-    for reference, name in asked.items():
-        try:
-            there = ray.get(reference)
-        except Exception as error:
-            cause = getattr(error, "cause", None) or error
-            raise ConfigError(f"node {name}: {type(cause).__name__}: {one_line(cause)}") from None
-        for what, version in here.items():
-            if there.get(what) != version:
-                raise ConfigError(
-                    f"node {name}: {what} is {one_line(there.get(what), 60)} there and "
-                    f"{one_line(version, 60)} here; a run would not be the same run"
-                )
-
-
-def _made_with(runs: Sequence[RunConfig], data_dir: Path | None, folder: str) -> dict[str, str]:
-    go_to(folder)
-    return made_with(runs, data_dir)

@@ -1,7 +1,8 @@
-"""Who holds the lock of a run folder."""
+"""The lock of a run folder, and who holds it."""
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 from collections.abc import Iterator
@@ -9,11 +10,39 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from filelock import FileLock
+
+from lora_cl.errors import ResultsError
 from lora_cl.files import read_regular
-from lora_cl.records.layout import HOLDER
+from lora_cl.records.layout import HOLDER, LOCK
 from lora_cl.text import one_line
 
 NOTE_BYTES = 300
+LOCK_SECONDS = 1.0
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Holds the lock of a run folder, which the system takes back from a process that is killed.
+
+    Raises filelock.Timeout if another process has it for longer than a second, and ResultsError
+    where the file system has no locks.
+    """
+    lock = FileLock(folder / LOCK, timeout=LOCK_SECONDS, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            raise ResultsError(
+                f"{folder}: its file system has no locks ({error.strerror}), so that two processes "
+                "could do one run; results belong on one that has (--results)"
+            ) from None
+        raise
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -48,8 +77,8 @@ def is_held(lock: Path) -> bool:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
+    except OSError as error:
+        return error.errno not in NO_LOCKS
     finally:
         os.close(descriptor)
     return False

@@ -28,6 +28,8 @@ from lora_cl.streams import patient
 from lora_cl.text import duration, one_line
 
 LEAST_ROWS = 3
+MANY, SHARE = 100, 10
+"""More runs than MANY are looked at again after SHARE times what the last look took."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Progress:
         self.console = console or _on_stderr()
         self.states = [UnderWay(EventLog(run.folder)) for run in runs]
         self.start = time.time()
+        self._not_before = 0.0
         live = self.console.is_terminal and not self.console.is_dumb_terminal
         self._live = (
             Live(
@@ -92,12 +95,20 @@ class Progress:
             self.say(self._summary())
 
     def poll(self) -> None:
-        """Reads what is new in the event logs and shows it; cheap, and never waits."""
+        """Reads what is new in the event logs and shows it; never waits.
+
+        The logs of thousands are looked at less often: else that would be most of the work.
+        """
+        begun = time.monotonic()
+        if begun < self._not_before:
+            return
         for index, state in enumerate(self.states):
             if state.status is None:
                 self._read(index)
         if self._live:
             self._live.update(self._view(), refresh=True)
+        if len(self.states) > MANY:
+            self._not_before = begun + SHARE * (time.monotonic() - begun)
 
     def finished(self, index: int, status: str, message: str | None = None) -> None:
         """Run ``index`` came to an end with ``status``; ``message`` says why, if it failed."""

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from lora_cl.config import Config, RunConfig
 from lora_cl.errors import DivergedError, LoraClError, OutOfTimeError
 from lora_cl.records.events import append_event, read_events
 from lora_cl.records.files import remove_files, write_atomic
 from lora_cl.records.folders import CONFIG
-from lora_cl.records.holder import holder, noted
+from lora_cl.records.holder import held, holder, noted
 from lora_cl.records.integrity import manifest
 from lora_cl.records.layout import ADAPTERS, LOCK, TRACEBACK, remove_temporaries
 from lora_cl.records.results import RESULT, write_result
@@ -31,7 +31,6 @@ from lora_cl.running.session import Session
 from lora_cl.running.timing import GiveWay
 from lora_cl.text import one_line
 
-LOCK_SECONDS = 1.0
 UNFINISHED = "unfinished"
 
 
@@ -74,7 +73,7 @@ def run_one(
     place = RunFolder(where.results, run)
     try:
         place.make()
-        with FileLock(place.path / LOCK, timeout=LOCK_SECONDS), noted(place.path):
+        with held(place.path), noted(place.path):
             if not force and (status := place.finished() or place.adopted()):
                 return Outcome(status)
             if where.time_is_up:
@@ -180,7 +179,7 @@ def record_lost_run(run: RunConfig, where: Where, message: str, force: bool = Fa
     place = RunFolder(where.results, run)
     try:
         place.make()
-        with FileLock(place.path / LOCK, timeout=LOCK_SECONDS):
+        with held(place.path):
             status = place.finished() if not force or not place.anew.exists() else None
             if status:
                 return Outcome(status)

@@ -84,9 +84,11 @@ def test_quotas_of_cgroups(
     assert usable_cores(tmp_path) == cores
 
 
-def test_jobs_are_the_cores_divided_by_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_fill_the_cores_and_one_more_where_threads_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("lora_cl.engines.cores.usable_cores", lambda: 8)
-    assert [jobs_for(threads) for threads in (1, 2, 3, 8, 9, 100)] == [8, 4, 2, 1, 1, 1]
+    assert [jobs_for(threads) for threads in (1, 2, 3, 8, 9, 100)] == [8, 5, 3, 2, 1, 1]
 
 
 # Processes, threads, files

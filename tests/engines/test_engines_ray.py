@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -10,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process_cases import command, session_of, wait_until
+from process_cases import command, events_size, session_of, wait_until
 from ray_cases import Cluster, cluster, let_in
 
-from lora_cl import api
+from lora_cl import api, seeding
 from lora_cl.config import load_config, parse_config
 from lora_cl.engines import node
 from lora_cl.errors import ConfigError
@@ -86,6 +87,34 @@ def test_nodes_with_and_without_our_files_give_the_bytes_of_one_machine(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a node files of its own")
+def test_a_node_with_other_code_is_refused_at_the_start_and_does_nothing_later(
+    place: Path, nodes: Cluster
+) -> None:
+    code = Path(seeding.__file__)
+    other = place / "seeding.py"
+    other.write_text(code.read_text() + "\n# Another version.\n")
+    said = "code of lora-cl is"
+    with command("run", place / "many.yaml", *_at(nodes, place)) as process:
+        assert process.stderr is not None
+        # Made when all nodes have been asked: only the head is there, which has no core.
+        assert wait_until(lambda: nodes.runs("head", "ray::Box"), 120)
+        unlike = nodes.add(instead=(code, other))
+        told = next(line for line in process.stderr if said in line)
+        assert re.search(r"node [\d.]+: code of lora-cl is \w.* nothing is done there", told)
+        nodes.add()
+        _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert said not in err  # Once is enough.
+    assert found(place) == expected(place)
+    assert nodes.alive(unlike)
+    with command("run", place / "many.yaml", *_at(nodes, place), "--force") as process:
+        _, err = process.communicate(timeout=240)
+    assert process.returncode == 2
+    assert said in err
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("blind", [False, True])
 def test_what_a_node_was_doing_when_it_died_is_done_elsewhere(
     blind: bool, place: Path, nodes: Cluster
@@ -132,6 +161,33 @@ def test_an_interrupt_leaves_what_goes_on_later_and_no_process(place: Path) -> N
     outlooks = [one.outlook for one in api.plan(load_config(place / "many.yaml"), results=logs)]
     assert "resumed" in outlooks
     api.run(load_config(place / "many.yaml"), results=logs, jobs=0, progress=False)
+    assert found(place) == expected(place)
+
+
+@pytest.mark.slow
+def test_the_next_driver_takes_up_what_a_killed_one_left(place: Path, nodes: Cluster) -> None:
+    names = [nodes.add(), nodes.add()]
+    with command("run", place / "many.yaml", *_at(nodes, place)) as process:
+        assert wait_until(lambda: any((place / "r").rglob("result.json")), 120)
+        assert wait_until(lambda: any((place / "r").rglob("checkpoint/*.safetensors")), 60)
+        assert process.poll() is None
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert wait_until(lambda: not any(nodes.runs(name, "ray::_do") for name in names), 60)
+        assert not nodes.runs("head", "ray::Box")
+    sizes = events_size(place / "r")
+    outlooks = [
+        one.outlook for one in api.plan(load_config(place / "many.yaml"), results=place / "r")
+    ]
+    assert outlooks.count("reused") >= 1
+    assert outlooks.count("resumed") >= 1
+    assert len(list((place / "r").glob(".lora-cl-*"))) == 1
+    with command("run", place / "many.yaml", *_at(nodes, place)) as process:
+        _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert f"{outlooks.count('reused')} reused, {outlooks.count('resumed')} resumed" in err
+    assert events_size(place / "r") > sizes
+    assert not list((place / "r").glob(".lora-cl-*"))
     assert found(place) == expected(place)
 
 

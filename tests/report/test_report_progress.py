@@ -3,11 +3,13 @@ from __future__ import annotations
 import io
 import re
 import time
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from lora_cl.records.events import append_event
+from lora_cl.records.events import EventLog, append_event
+from lora_cl.report import progress
 from lora_cl.report.progress import Progress, RunLabel
 
 
@@ -251,3 +253,25 @@ def test_polling_five_hundred_idle_runs_is_cheap(tmp_path):
         for _ in range(10):
             progress.poll()
         assert time.perf_counter() - start < 1.0
+
+
+@pytest.mark.parametrize(("number", "looks"), [(100, 3), (101, 2)])
+def test_of_many_runs_it_looks_less_often(number, looks, tmp_path, monkeypatch):
+    """A look takes as many seconds as there are runs; the second comes at once, the third later."""
+    now = [0.0]
+    seen = []
+
+    def size(log):
+        now[0] += 1.0
+        seen.append(log.path)
+        return 0
+
+    monkeypatch.setattr(EventLog, "size", size)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
+    with Progress([RunLabel("e", "full", i, tmp_path) for i in range(number)], piped()) as view:
+        seen.clear()
+        view.poll()
+        view.poll()
+        now[0] += 10.0 * number
+        view.poll()
+    assert len(seen) == looks * number

@@ -18,6 +18,7 @@ from lora_cl.running import session
 from lora_cl.running.folder import RESULT, RunFolder
 from lora_cl.running.planning import Planned, summary
 from lora_cl.running.runner import Where, run_one
+from lora_cl.testing.runs import outcome
 
 TINY = """
 name: tiny
@@ -160,6 +161,29 @@ def test_shards_are_disjoint_complete_and_stay_when_seeds_are_added() -> None:
             assert dealt.get(one.run.run_hash, number) == number
             more += 1
     assert more == 75
+
+
+def test_seven_parts_done_apart_are_the_whole_and_have_nothing_to_do_again(tmp_path: Path) -> None:
+    def done(name: str, shard: str | None) -> dict[Path, Any]:
+        results = tmp_path / name
+        records = api.run(tiny("seeds=3"), results=results, shard=shard, jobs=0, progress=False)
+        assert {record.status for record in records} <= {"done"}
+        return {record.folder.relative_to(results): outcome(record.folder) for record in records}
+
+    merged: dict[Path, Any] = {}
+    for number in range(1, 8):
+        part = done(f"part-{number}", f"{number}/7")
+        assert not merged.keys() & part.keys()
+        merged |= part
+        shutil.copytree(tmp_path / f"part-{number}", tmp_path / "merged", dirs_exist_ok=True)
+    assert merged == done("whole", None)
+    assert len(merged) == 9
+    assert outlooks(tmp_path / "merged", "seeds=3") == {"reused": 9}
+    added: Counter[str] = Counter()
+    for number in range(1, 8):
+        part_of = {"results": tmp_path / f"part-{number}", "shard": f"{number}/7"}
+        added.update(one.outlook for one in api.plan(tiny("seeds=5"), **part_of))
+    assert added == {"reused": 9, "to do": 6}
 
 
 @pytest.mark.parametrize(
