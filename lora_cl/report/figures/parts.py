@@ -108,9 +108,12 @@ def cell_grid(
     map_ = matplotlib.colormaps[colors]
     form = "{:.0f}".format if sparse else "{:.1f}".format
     masked = np.ma.masked_invalid(values)
+    edges: dict[str, Any] = {"edgecolors": PAGE, "linewidth": 0.8}
+    if sparse:
+        edges = {"edgecolors": "face", "linewidth": 0.1}
     axes.pcolormesh(
         np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5, masked,
-        cmap=map_, vmin=low, vmax=high, edgecolors=PAGE, linewidth=0.8,
+        cmap=map_, vmin=low, vmax=high, **edges,
     )  # fmt: skip
     if columns <= MOST_NUMBERED:
         for y, x in np.argwhere(values >= 0.5 if sparse else np.isfinite(values)):

@@ -124,7 +124,7 @@ def _tasks(found: Array) -> Figure:
 
 
 def _loss(logged: Sequence[Losses]) -> Figure:
-    figure, axes = new_figure(HEIGHT, left=0.55)
+    figure, axes = new_figure(HEIGHT, left=0.62)
     for one in logged:
         axes.plot(np.arange(1, len(one.losses) + 1), one.losses, color=FAINT, lw=0.5)
     mean = mean_losses(logged)
