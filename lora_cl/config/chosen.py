@@ -11,11 +11,10 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from lora_cl.config.model import Config
-from lora_cl.config.syntax import Loader
+from lora_cl.config.syntax import from_yaml
 from lora_cl.options import AtKeyError
 from lora_cl.shipped import TUNED, shipped
 from lora_cl.text import did_you_mean
@@ -107,5 +106,5 @@ def _chosen(config: Config, label: str, key: Key, path: Key) -> tuple[Any, dict[
 @cache
 def tuned_configs() -> dict[str, Config]:
     """The tuned configs of the package, by name."""
-    loaded = {k: yaml.load(file.read_bytes(), Loader) for k, file in shipped(TUNED).items()}  # noqa: S506
-    return {name: Config.model_validate(value) for name, value in loaded.items()}
+    files = shipped(TUNED)
+    return {k: Config.model_validate(from_yaml(file.read_bytes())) for k, file in files.items()}

@@ -63,6 +63,15 @@ def read_as(node: yaml.ScalarNode) -> str:
     return {"null": "nothing", "int": "a number", "float": "a number"}.get(kind, "")
 
 
+def from_yaml(text: bytes) -> Any:
+    """The one document of ``text``, which is well-formed."""
+    loader = Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 def to_yaml(value: Any) -> str:
     """``value`` as YAML that ``Loader`` reads back to the same."""
     return yaml.dump(value, Dumper=Dumper, sort_keys=False)

@@ -187,7 +187,7 @@ def test_who_holds_a_folder_is_told_and_one_interrupt_ends_the_wait(config: Path
                 env=ENVIRONMENT,
             )
             assert waiting.stderr is not None
-            planned, *lines = [waiting.stderr.readline() for _ in range(3)]
+            _, planned, *lines = [waiting.stderr.readline() for _ in range(4)]
             waiting.send_signal(signal.SIGINT)
             _, rest = waiting.communicate(timeout=30)
             other.kill()

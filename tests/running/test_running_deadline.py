@@ -76,7 +76,7 @@ def test_a_command_says_what_is_left(jobs: int, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"results": tmp_path, "jobs": jobs, "progress": False}
     experiment = parse_config(LONG, "long.yaml", ())
     with pytest.raises(OutOfTimeError, match=r"^time is up: 2 of 3 runs are not done"):
-        api.run(experiment, max_seconds=4.0 + 2.0 * jobs, **settings)
+        api.run(experiment, max_seconds=4.0 + 3.0 * jobs, **settings)
     outlooks = {one.run.label: one.outlook for one in api.plan(experiment, results=tmp_path)}
     assert outlooks["frozen"] == "reused"
     assert outlooks["full"] == "resumed"
