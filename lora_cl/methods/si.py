@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -18,12 +18,17 @@ from lora_cl.options import OptionsBase
 
 class SIOptions(SharedBackboneOptions):
     """`c`: how strongly earlier tasks hold; `xi`: keeps the importance of what barely moved
-    finite."""
+    finite. `path`: whose gradient the path integral takes, that of the task's own loss (Zenke et
+    al. 2017) or of the whole loss, with the penalty (the code of van de Ven et al. 2022).
+    """
 
     c: Annotated[float, Field(ge=0.0)] = 10.0
     """How strongly earlier tasks hold."""
     xi: Annotated[float, Field(gt=0.0)] = 0.1
     """Keeps the importance of what barely moved finite."""
+    path: Literal["task", "whole"] = "task"
+    """The gradient in the path integral: of the task's own loss, or of the whole loss, with the
+    penalty."""
 
 
 class SI(SharedBackbone):
@@ -44,18 +49,21 @@ class SI(SharedBackbone):
 
     @torch.no_grad()
     def after_backward(self) -> None:
-        """Notes the task's own gradient, then adds that of the penalty, which ``penalty`` would
-        have mixed into it."""
+        """Adds the gradient of the penalty, which ``penalty`` would have mixed with the task's own,
+        and notes that of the path integral."""
         self.before: dict[str, tuple[Tensor, Tensor]] = {}
         for name, parameter in self.shared.items():
             if parameter.grad is None:
                 continue
-            self.before[name] = (parameter.clone(), parameter.grad.clone())
+            noted = parameter.grad.clone()
             importance = self.kept.get(f"importance.{name}")
             if importance is not None:
                 anchor = self.kept[f"anchor.{name}"]
                 pull = si_penalty_gradient(parameter, anchor, importance, self.options.c)
                 parameter.grad += pull
+                if self.options.path == "whole":
+                    noted += pull
+            self.before[name] = (parameter.clone(), noted)
 
     @torch.no_grad()
     def after_step(self, step: int, total_steps: int) -> None:

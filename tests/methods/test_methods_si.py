@@ -60,10 +60,11 @@ def test_the_gradient_is_that_of_the_penalty() -> None:
 
 
 def reference(
-    method: SI, tasks: int, steps: int, lr: float, c: float, xi: float
+    method: SI, tasks: int, steps: int, lr: float, c: float, xi: float, whole: bool
 ) -> dict[str, Tensor]:
     """Importances after ``tasks`` tasks of class-incremental training, written out on its own:
-    the whole loss goes through autograd, the task's gradient is taken apart from it."""
+    the whole loss goes through autograd, the task's gradient is taken apart from it. ``whole``: the
+    path is that of the whole loss, as in the code of van de Ven et al. 2022."""
     backbone = copy.deepcopy(method.network.backbone)
     head = copy.deepcopy(method.network.heads["shared"])
     parameters = [*backbone.parameters(), *head.parameters()]
@@ -84,8 +85,9 @@ def reference(
             optimizer.zero_grad()
             (loss + penalty).backward()
             before = [p.detach().clone() for p in parameters]
+            noted = [p.grad.clone() for p in parameters] if whole else of_task  # type: ignore[union-attr]
             optimizer.step()
-            for w, g, b, p in zip(path, of_task, before, parameters, strict=True):
+            for w, g, b, p in zip(path, noted, before, parameters, strict=True):
                 w -= g * (p.detach() - b)
         for number, p in enumerate(parameters):
             moved = p.detach() - anchors[number]
@@ -96,9 +98,10 @@ def reference(
     return dict(zip(names, importance, strict=True))
 
 
-def test_equals_the_algorithm_written_out() -> None:
-    method = si("class", more="c: 2.0, xi: 0.05")
-    right = reference(method, tasks=3, steps=7, lr=0.02, c=2.0, xi=0.05)
+@pytest.mark.parametrize("path", ["task", "whole"])
+def test_equals_the_algorithm_written_out(path: str) -> None:
+    method = si("class", more=f"c: 2.0, xi: 0.05, path: {path}")
+    right = reference(method, tasks=3, steps=7, lr=0.02, c=2.0, xi=0.05, whole=path == "whole")
     learn(method, [0, 1, 2], steps=7, lr=0.02)
     assert len(right) == 6
     for name, importance in right.items():
