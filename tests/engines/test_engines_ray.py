@@ -68,7 +68,7 @@ def test_nodes_with_and_without_our_files_give_the_bytes_of_one_machine(
     """One node sees the results directory, the other has an empty one of its own there."""
     nodes.add()
     nodes.add(blind_to=place / "r")
-    with command("run", place / "many.yaml", *_at(nodes, place)) as process:
+    with command("run", "-v", place / "many.yaml", *_at(nodes, place)) as process:
         out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert "6 runs: 6 done" in err
