@@ -146,7 +146,8 @@ def _cut(
         for name, change in changes.items():
             weight = shrunk.backbone.get_parameter(f"{name}.weight")
             low = (change.U[:, :rank] * change.S[:rank]) @ change.V[:rank]
-            weight.data.copy_(own[name] + low.to(weight).reshape(weight.shape))
+            with torch.no_grad():
+                weight.copy_(own[name] + low.to(weight).reshape(weight.shape))
         return loop.accuracy(shrunk, samples.x, y)
 
     whole = loop.accuracy(network, samples.x, y)

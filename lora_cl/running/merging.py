@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from lora_cl.adapters import (
@@ -61,8 +62,8 @@ def merged_backbone(method: AdapterPerTask, deltas: Deltas) -> nn.Module:
     """A copy of the base, plain, with ``deltas`` in its weights."""
     plain = merged(method.network.backbone)  # Nothing is active.
     for layer in adapted_layers(method.network.backbone):
-        weight: Tensor = plain.get_parameter(f"{layer}.weight")
-        weight.data.add_(deltas[layer])
+        with torch.no_grad():
+            plain.get_parameter(f"{layer}.weight").add_(deltas[layer])
     return plain.eval()
 
 

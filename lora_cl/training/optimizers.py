@@ -43,6 +43,8 @@ class Optimizer(ABC):
                 states = [self.state.get(p) or self._begin(p) for p in moving]
                 grads = [p.grad for p in moving]
                 self._update(moving, grads, states, group["lr"])
+                # Torch's fused kernels do not, and what is kept of a network goes by it.
+                torch.autograd.graph.increment_version(moving)
 
     def _begin(self, parameter: nn.Parameter) -> State:
         self.state[parameter] = self.fresh(parameter)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from text_cases import WORDS, config, save_model, save_texts
 from torch import Tensor
 
+import lora_cl
 from lora_cl import load_bank
 from lora_cl.config import parse_config
 from lora_cl.data.features import FeatureStore
@@ -28,6 +29,7 @@ from lora_cl.testing import source_contract
 from lora_cl.testing.contract import learned_by
 from lora_cl.testing.interrupting import cut_and_compare
 from lora_cl.testing.runs import outcome, run_done
+from lora_cl.training.loop import accuracy
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +225,32 @@ def test_features_of_a_network_that_has_learned_are_not_those_kept(
         assert rows_read == [8]
     assert torch.equal(network(tokens), first)  # Where gradients may be asked for, it computes.
     assert rows_read == [8, 8]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_network_that_the_optimiser_moved_answers_by_what_it_is_now(
+    optimizer: str, tmp_path: Path, text_of: Callable[..., str]
+) -> None:
+    """Also where the first that is asked is the one that moved, and for those that come after."""
+    found = []
+    for cache in ("true", "false"):
+        text = text_of("full: {train: {lr: 0.1}}, joint: , frozen: ")
+        text += f"cache: {cache}\nseeds: 1\n"
+        text = text.replace("batch_size: 8", f"batch_size: 8, optimizer: {optimizer}")
+        records = lora_cl.run(
+            parse_config(text, "c.yaml"), results=tmp_path / cache, jobs=0, device="cpu"
+        )
+        matrices = {record.label: record.result["accuracy_matrix"] for record in records}
+        assert set(matrices) == {"full", "joint", "frozen"}
+        found.append(matrices)
+        for record in records:
+            method = load_run(record.folder)
+            for task in range(2):
+                samples = method.benchmark.task(task).test()
+                with method.view(task) as network:
+                    right = accuracy(network, samples.x, samples.y + network.offsets[task])
+                assert right == record.result["accuracy_matrix"][-1][task], record.label
+    assert found[0] == found[1]
 
 
 # PEFT's own; and it checks AdaLoRA's rank_pattern as if it were LoRA's, then uses it all the same.

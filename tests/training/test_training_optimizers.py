@@ -41,6 +41,19 @@ def test_same_bits_as_torch_optim(name, decay, momentum, theirs):
     assert steps == 20
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_what_is_kept_of_a_network_learns_that_it_moved(name):
+    """By the version of a tensor, which torch's fused kernels leave as it was."""
+    moved, idle = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = make_optimizer(name, [{"params": [moved, idle]}], 0.1, 0.0, 0.0)
+    for step in range(1, 3):
+        moved.grad = torch.ones(2)
+        before = moved._version
+        optimizer.step()
+        assert moved._version > before, step
+    assert idle._version == 0
+
+
 def test_a_parameter_without_gradient_stays_and_has_no_state():
     trained, idle = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
     optimizer = make_optimizer("adam", [{"params": [trained, idle]}], 0.1, 0.5, 0.0)
