@@ -18,7 +18,7 @@ from lora_cl.options import OptionsBase
 
 class SIOptions(SharedBackboneOptions):
     """`c`: how strongly earlier tasks hold; `xi`: keeps the importance of what barely moved
-    finite. `path`: whose gradient the path integral takes, that of the task's own loss (Zenke et
+    finite. `gradient`: which the path integral takes, that of the task's own loss (Zenke et
     al. 2017) or of the whole loss, with the penalty (the code of van de Ven et al. 2022).
     """
 
@@ -26,7 +26,7 @@ class SIOptions(SharedBackboneOptions):
     """How strongly earlier tasks hold."""
     xi: Annotated[float, Field(gt=0.0)] = 0.1
     """Keeps the importance of what barely moved finite."""
-    path: Literal["task", "whole"] = "task"
+    gradient: Literal["task", "whole"] = "task"
     """The gradient in the path integral: of the task's own loss, or of the whole loss, with the
     penalty."""
 
@@ -61,7 +61,7 @@ class SI(SharedBackbone):
                 anchor = self.kept[f"anchor.{name}"]
                 pull = si_penalty_gradient(parameter, anchor, importance, self.options.c)
                 parameter.grad += pull
-                if self.options.path == "whole":
+                if self.options.gradient == "whole":
                     noted += pull
             self.before[name] = (parameter.clone(), noted)
 

@@ -98,10 +98,10 @@ def reference(
     return dict(zip(names, importance, strict=True))
 
 
-@pytest.mark.parametrize("path", ["task", "whole"])
-def test_equals_the_algorithm_written_out(path: str) -> None:
-    method = si("class", more=f"c: 2.0, xi: 0.05, path: {path}")
-    right = reference(method, tasks=3, steps=7, lr=0.02, c=2.0, xi=0.05, whole=path == "whole")
+@pytest.mark.parametrize("gradient", ["task", "whole"])
+def test_equals_the_algorithm_written_out(gradient: str) -> None:
+    method = si("class", more=f"c: 2.0, xi: 0.05, gradient: {gradient}")
+    right = reference(method, tasks=3, steps=7, lr=0.02, c=2.0, xi=0.05, whole=gradient == "whole")
     learn(method, [0, 1, 2], steps=7, lr=0.02)
     assert len(right) == 6
     for name, importance in right.items():
