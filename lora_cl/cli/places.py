@@ -50,14 +50,17 @@ def config_files(given: Sequence[str]) -> list[Path]:
     """
     from lora_cl.text import matching, one_line
 
+    known = shipped_configs()
     found: list[Path] = []
     for name in given:
-        shipped = shipped_configs()
-        fitting = matching(name, shipped) if "*" in name else []
-        if "*" in name and not fitting:
-            there = ", ".join(shipped)
+        if "*" not in name:
+            found.append(config_file(Path(name)))
+            continue
+        fitting = matching(name, known)
+        if not fitting:
+            there = ", ".join(known)
             raise ConfigError(f"{one_line(name, 60)}: fits no config of the package: {there}")
-        found += [shipped[one] for one in fitting] or [config_file(Path(name))]
+        found += [known[one] for one in fitting]
     return found
 
 

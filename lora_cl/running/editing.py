@@ -27,6 +27,8 @@ Record = dict[str, Any]
 
 NOTHING: Mapping[str, Tensor] = {}
 
+MEASURED_OF_THE_RUN = ("cost", "routing", "validation_matrix", "probe")
+
 
 def with_adapter(
     method: AdapterPerTask,
@@ -106,5 +108,5 @@ def write_bank(
     meta |= {"tasks": record["n_tasks"], "sealed": sorted(bank)}
     save_tensors(output / MODEL, {**tensors, **kept}, meta)
     # A bank is no run: what was measured of the run is told by the run.
-    told = {k: v for k, v in record.items() if k not in ("cost", "routing", "validation_matrix")}
+    told = {k: v for k, v in record.items() if k not in MEASURED_OF_THE_RUN}
     write_result(output, {**told, "files": manifest(output), "bank_of": record["hash"]}, BANK)
