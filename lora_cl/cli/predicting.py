@@ -28,7 +28,8 @@ def predict(
     router: Annotated[
         str | None,
         typer.Option(
-            help="What finds the task of each input: entropy, energy, prototype or mahalanobis."
+            help="What finds the task of each input: entropy, energy, prototype, mahalanobis, "
+            "adapted-prototype or adapted-mahalanobis."
         ),
     ] = None,
     format: Annotated[str, typer.Option(help="csv or json.")] = "csv",  # noqa: A002

@@ -20,7 +20,7 @@ from lora_cl.data.streaming import Inputs
 from lora_cl.methods.bank import Bank
 from lora_cl.methods.classifier import Statistics, is_trained, statistics
 from lora_cl.methods.predicting import Prediction, predict
-from lora_cl.methods.routing import BY_FEATURES, remember, route
+from lora_cl.methods.routing import BY_BASE, remember, route
 from lora_cl.methods.viewing import guarded
 from lora_cl.models import Network, TaskNetwork, close, fingerprint, trainable_only
 from lora_cl.options import OptionsBase
@@ -111,7 +111,7 @@ class Method(ABC):
         if not self.per_task_heads:
             first = benchmark.task_classes(0)
             self._add_head(0, first if benchmark.scenario == "domain" else self._all_classes())
-        if self.router in BY_FEATURES and not self.keeps_base:
+        if self.router in BY_BASE and not self.keeps_base:
             self.base = copy.deepcopy(network.backbone).requires_grad_(False)
         self.prepare()
 
@@ -187,7 +187,7 @@ class Method(ABC):
 
     def finish(self, task: Task) -> None:
         """Takes from a task just learned what the router and statistics need to answer."""
-        remember(self.kept, self.router, self.base_features, task)
+        remember(self, task)
         if self.by_statistics:
             self.add_statistics(task)
 

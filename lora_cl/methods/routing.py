@@ -26,13 +26,22 @@ class RouterOptions(OptionsBase):
     oracle: it is given, and the record says so. entropy: the task whose head is surest, for the
     number of its outputs. energy: the task whose logits have the largest logsumexp. prototype: the
     task of the nearest class mean in base features. mahalanobis: the same, by the distance that
-    the covariance within classes makes.
+    the covariance within classes makes. adapted-: in the features that each task answers with.
     """
 
-    router: Literal["oracle", "entropy", "energy", "prototype", "mahalanobis"] = "oracle"
+    router: Literal[
+        "oracle",
+        "entropy",
+        "energy",
+        "prototype",
+        "mahalanobis",
+        "adapted-prototype",
+        "adapted-mahalanobis",
+    ] = "oracle"
     """How a withheld task id is found: given (`oracle`), by the surest head (`entropy`), by the
     logits of least `energy`, or by the nearest class mean in base features: by the plain distance
-    (`prototype`), or by that of `mahalanobis`."""
+    (`prototype`), or by that of `mahalanobis`. `adapted-`: in each task's own features, measured by
+    how far its own samples lie from their means."""
 
 
 def doubt(logits: Tensor) -> Tensor:
@@ -56,9 +65,11 @@ def energy(logits: Tensor) -> Tensor:
 
 BY_LOGITS: dict[str, Callable[[Tensor], Tensor]] = {"entropy": doubt, "energy": energy}
 """What each head's logits (N, k) say against its task, (N,): the least is chosen."""
-BY_FEATURES = ("prototype", "mahalanobis")
+BY_BASE = ("prototype", "mahalanobis")
 """Those that look at base features, and need something kept of every task."""
-ROUTERS = (*BY_LOGITS, *BY_FEATURES)
+BY_ADAPTED = ("adapted-prototype", "adapted-mahalanobis")
+"""Those that look at the features of every task's own view; they keep what is the task's alone."""
+ROUTERS = (*BY_LOGITS, *BY_BASE, *BY_ADAPTED)
 
 SCATTER, SAMPLES = "scatter", "scatter.samples"
 
@@ -72,22 +83,41 @@ def check_router(options: OptionsBase, scenario: str) -> None:
         )
 
 
-def remember(kept: dict[str, Tensor], router: str, features: Features, task: Task) -> None:
-    """Adds to ``kept`` what ``router`` needs of ``task``, in base ``features``.
+def remember(method: Method, task: Task) -> None:
+    """Adds to ``method.kept`` what its router needs of ``task``, whose samples are still there.
 
-    The class means (m, d), of the m classes that have samples; for mahalanobis also the sum over
-    all tasks of the scatter within classes (d, d), and of how many samples it is.
+    The class means (m, d) of the m classes that have samples, in the router's features; for
+    mahalanobis also the sum over all tasks of the scatter within classes (d, d), and of how many
+    samples it is; for the adapted ones the task's own scale, see ``spread``.
     """
-    if router not in BY_FEATURES:
-        return
+    if method.router in BY_BASE:
+        means = _keep_means(method, f"prototypes.{task.id}", method.base_features, task)
+        if method.router == "mahalanobis":
+            found = _scatter(method.base_features, task, means)
+            for name, more in zip((SCATTER, SAMPLES), found, strict=True):
+                method.kept[name] = method.kept.get(name, torch.zeros_like(more)) + more
+    elif method.router in BY_ADAPTED:
+        with method.view(task.id) as network:
+            features = network.eval().backbone
+            means = _keep_means(method, f"adapted.means.{task.id}", features, task)
+            scatter, samples = _scatter(features, task, means)
+        method.kept[f"{method.router}.{task.id}"] = SPREADS[method.router](scatter, int(samples))
+
+
+def _keep_means(method: Method, name: str, features: Features, task: Task) -> Tensor:
+    """The means (k, d) of all classes of ``task``; of those with samples they are kept."""
     samples = task.train()
     sums, counts = class_sums(features, samples.x, samples.y, task.classes)
     means = sums / counts.clamp(min=1)[:, None]
-    kept[f"prototypes.{task.id}"] = means[counts > 0]
-    if router == "mahalanobis":
-        scatter = class_scatter(features, samples.x, samples.y, means)
-        kept[SCATTER] = kept.get(SCATTER, torch.zeros_like(scatter)) + scatter
-        kept[SAMPLES] = kept.get(SAMPLES, torch.zeros_like(counts.sum())) + counts.sum()
+    method.kept[name] = means[counts > 0]
+    return means
+
+
+def _scatter(features: Features, task: Task, means: Tensor) -> tuple[Tensor, Tensor]:
+    """The scatter (d, d) of the samples of ``task`` about ``means``, and how many they are ()."""
+    samples = task.train()
+    total = torch.tensor(len(samples.y), device=means.device)
+    return class_scatter(features, samples.x, samples.y, means), total
 
 
 def route(method: Method, x: Inputs, router: str) -> tuple[Tensor, Tensor]:
@@ -98,20 +128,24 @@ def route(method: Method, x: Inputs, router: str) -> tuple[Tensor, Tensor]:
     for task_id in method.learned:
         with method.view(task_id) as network:
             network.eval()
-            logits = torch.cat([network(part) for part in parts(x, CHUNK)])
+            features = torch.cat([network.backbone(part) for part in parts(x, CHUNK)])
+            logits = network.logits(features)
         first = method.benchmark.first_class(task_id)
         labels.append(logits.argmax(1) + (first if method.benchmark.scenario == "class" else 0))
         if router in BY_LOGITS:
             scores.append(BY_LOGITS[router](logits))
-    if router in BY_LOGITS:
-        chosen = torch.stack(scores).argmin(dim=0)
-    else:
+        elif router in BY_ADAPTED:
+            scale = method.kept[f"{router}.{task_id}"]
+            means = method.kept[f"adapted.means.{task_id}"]
+            scores.append(nearest(*(scaled(h, scale) for h in (features.flatten(1), means))))
+    if router in BY_BASE:
         features = torch.cat([method.base_features(part).flatten(1) for part in parts(x, CHUNK)])
-        means = [method.kept[f"prototypes.{task_id}"] for task_id in method.learned]
+        sets = [method.kept[f"prototypes.{task_id}"] for task_id in method.learned]
         if router == "mahalanobis":
             factor = covariance_factor(method.kept[SCATTER], int(method.kept[SAMPLES]))
-            features, *means = (whitened(rows, factor) for rows in (features, *means))
-        chosen = nearest_task(features, means)
+            features, *sets = (scaled(rows, factor) for rows in (features, *sets))
+        scores = [nearest(features, means) for means in sets]
+    chosen = torch.stack(scores).argmin(dim=0)
     label = torch.stack(labels).gather(0, chosen[None])[0]
     return torch.tensor(method.learned, device=x.device)[chosen], label
 
@@ -123,25 +157,25 @@ def _require(router: str, kept: Mapping[str, Tensor], tasks: Sequence[int]) -> N
         raise MethodError(f"router {router[:40]!r} is not one of {', '.join(ROUTERS)}{hint}")
     means = [f"prototypes.{task_id}" for task_id in tasks]
     needed = {
-        "prototype": ("class means", means),
-        "mahalanobis": ("class means and their covariance", [*means, SCATTER, SAMPLES]),
+        "prototype": means,
+        "mahalanobis": [*means, SCATTER, SAMPLES],
+        **{name: [f"{name}.{task_id}" for task_id in tasks] for name in BY_ADAPTED},
     }
-    what, names = needed.get(router, ("", []))
-    if not all(name in kept for name in names):
+    if not all(name in kept for name in needed.get(router, [])):
         raise MethodError(
-            f"router {router} needs {what} of every task, and they were not kept: they are where "
-            f"a run is trained with `router: {router}`; {' and '.join(BY_LOGITS)} need nothing"
+            f"router {router} needs class means of every task and how samples scatter about them, "
+            f"and they were not kept: they are where a run is trained with `router: {router}`; "
+            f"{' and '.join(BY_LOGITS)} need nothing"
         )
 
 
-def nearest_task(features: Tensor, means: Sequence[Tensor]) -> Tensor:
-    """For features (N, d), the index (N,) of the set of means (m, d) that holds the nearest.
+def nearest(features: Tensor, means: Tensor) -> Tensor:
+    """The distance (N,) of features (N, d) from the nearest of means (m, d).
 
-    The distances of a row do not depend on the rows beside it.
+    That of a row does not depend on the rows beside it.
     """
     exact = "donot_use_mm_for_euclid_dist"
-    distances = [torch.cdist(features, mean, compute_mode=exact).amin(dim=1) for mean in means]
-    return torch.stack(distances).argmin(dim=0)
+    return torch.cdist(features, means, compute_mode=exact).amin(dim=1)
 
 
 def shrinkage(covariance: Tensor, samples: int) -> float:
@@ -172,7 +206,24 @@ def covariance_factor(scatter: Tensor, samples: int) -> Tensor:
     return factor
 
 
-def whitened(features: Tensor, factor: Tensor) -> Tensor:
-    """L^-1 h of features h (N, d): their distances are those of Mahalanobis, |L^-1 (h - m)|."""
-    rows: Tensor = torch.linalg.solve_triangular(factor, features.to(factor).T, upper=False).T
+def mean_spread(scatter: Tensor, samples: int) -> Tensor:
+    """The root () of the mean squared distance of ``samples`` from their means; 1 if it is 0."""
+    spread = (scatter.trace() / samples).sqrt()
+    return torch.where(spread > 0, spread, torch.ones_like(spread))
+
+
+SPREADS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "adapted-prototype": mean_spread,
+    "adapted-mahalanobis": covariance_factor,
+}
+"""What distances in one task's features are measured by, so that those of others compare with them:
+of its scatter (d, d) and how many samples it is, a length () or a factor (d, d)."""
+
+
+def scaled(features: Tensor, scale: Tensor) -> Tensor:
+    """Features h (N, d) measured by a length s (), h / s, or by a factor L (d, d), L^-1 h: then
+    their distances are those of Mahalanobis, |L^-1 (h - m)|."""
+    if not scale.dim():
+        return features / scale
+    rows: Tensor = torch.linalg.solve_triangular(scale, features.to(scale).T, upper=False).T
     return rows.contiguous()

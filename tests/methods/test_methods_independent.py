@@ -10,6 +10,7 @@ from private_head_cases import experiment, learn, method_on, quick_fit
 import lora_cl
 from lora_cl.errors import ConfigError
 from lora_cl.methods import Method
+from lora_cl.methods.routing import ROUTERS
 
 SMALL = "{independent: {hidden: [5, 3]}}"
 
@@ -99,7 +100,7 @@ def test_cost_of_smaller_networks_by_hand(tmp_path: Path) -> None:
     assert result["details"] == {"parameters_per_task": [191, 191, 191]}
 
 
-@pytest.mark.parametrize("router", ["entropy", "energy", "prototype", "mahalanobis"])
+@pytest.mark.parametrize("router", ROUTERS)
 def test_a_router_can_find_the_task(tmp_path: Path, router: str) -> None:
     one = experiment(f"{{independent: {{router: {router}}}}}", "class", OPTIMIZERS[1])
     record = run_one(one, tmp_path)

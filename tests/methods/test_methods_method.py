@@ -85,6 +85,7 @@ def test_the_base_that_a_router_looks_at_is_needed() -> None:
         "independent: {router: prototype}": 2 * (BASE + HEAD) + BASE,
         "independent: {router: mahalanobis}": 2 * (BASE + HEAD) + BASE,
         "independent: {router: energy}": 2 * (BASE + HEAD),
+        "independent: {router: adapted-mahalanobis}": 2 * (BASE + HEAD),
         "pnn: {router: prototype}": 834 + 1636 + BASE,
         "lora: {rank: 2, router: prototype}": BASE + 2 * (LORA + HEAD),  # The base is kept anyway.
     }.items():

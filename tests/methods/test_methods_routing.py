@@ -12,15 +12,17 @@ import lora_cl
 from lora_cl.errors import ConfigError
 from lora_cl.methods.means import class_scatter
 from lora_cl.methods.routing import (
+    BY_ADAPTED,
     ROUTERS,
     RouterOptions,
     covariance_factor,
     doubt,
     energy,
-    nearest_task,
+    mean_spread,
+    nearest,
     remember,
+    scaled,
     shrinkage,
-    whitened,
 )
 
 SIZES = """
@@ -39,6 +41,10 @@ methods: {{independent: {{router: entropy}}}}
 """
 
 
+def nearest_task(features: torch.Tensor, means: list[torch.Tensor]) -> torch.Tensor:
+    return torch.stack([nearest(features, rows) for rows in means]).argmin(0)
+
+
 def logits(*p: float) -> torch.Tensor:
     return torch.tensor([p]).log()
 
@@ -46,7 +52,7 @@ def logits(*p: float) -> torch.Tensor:
 def test_every_router_is_a_choice() -> None:
     choices = get_args(RouterOptions.model_fields["router"].annotation)
     assert set(choices) == {"oracle", *ROUTERS}
-    assert len(ROUTERS) == 4
+    assert len(ROUTERS) == 6
 
 
 # Entropy
@@ -127,7 +133,7 @@ def test_prototypes_are_means_in_the_base_without_dropout() -> None:
     task = method.benchmark.task(0)
     learn(method, [0])
     method.network.train()
-    remember(method.kept, "prototype", method.base_features, task)
+    remember(method, task)
     samples = task.train()
     with torch.no_grad():
         features = method.network.backbone.eval()(samples.x)
@@ -164,13 +170,13 @@ def test_distances_along_a_wide_direction_count_less_by_hand() -> None:
     """S = diag(3, 1) of 16 samples is shrunk by half to diag(2.5, 1.5): of (5, 0) and (0, 4) the
     squared distances from 0 are 25 / 2.5 = 10 and 16 / 1.5."""
     factor = covariance_factor(torch.diag(torch.tensor([48.0, 16.0], dtype=torch.float64)), 16)
-    rows = whitened(torch.tensor([[5.0, 0.0], [0.0, 4.0]]), factor)
+    rows = scaled(torch.tensor([[5.0, 0.0], [0.0, 4.0]]), factor)
     assert rows.square().sum(1).tolist() == pytest.approx([10.0, 16 / 1.5])
     # So that (0, 0) belongs to the mean that is farther away by the plain distance.
     means = [torch.tensor([[0.0, 4.0]]), torch.tensor([[5.0, 0.0]])]
     origin = torch.zeros(1, 2)
     assert nearest_task(origin, means).tolist() == [0]
-    assert nearest_task(whitened(origin, factor), [whitened(m, factor) for m in means]).item() == 1
+    assert nearest_task(scaled(origin, factor), [scaled(m, factor) for m in means]).item() == 1
 
 
 def test_correlated_features_by_hand() -> None:
@@ -179,7 +185,7 @@ def test_correlated_features_by_hand() -> None:
     n = 8_000_000
     S = torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64) / 3
     assert shrinkage(S, n) == pytest.approx(1e-6)
-    rows = whitened(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), covariance_factor(S * n, n))
+    rows = scaled(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), covariance_factor(S * n, n))
     assert rows.square().sum(1).tolist() == pytest.approx([2.0, 6.0], rel=1e-5)
 
 
@@ -193,7 +199,7 @@ def test_a_feature_that_never_moves_has_an_inverse() -> None:
     scatter = torch.zeros(4, 4, dtype=torch.float64)
     scatter[:3, :3] = torch.ones(3, 3)
     factor = covariance_factor(scatter, 10)
-    assert bool(torch.isfinite(whitened(torch.ones(2, 4), factor)).all())
+    assert bool(torch.isfinite(scaled(torch.ones(2, 4), factor)).all())
 
 
 def test_the_covariance_is_shared_by_all_tasks_and_what_is_kept_by_hand() -> None:
@@ -225,9 +231,67 @@ def test_it_finds_tasks_that_lie_behind_noise() -> None:
     y = torch.arange(4).repeat_interleave(200)
     factor = covariance_factor(class_scatter(lambda part: part, x, y, at), len(x))
     plain = nearest_task(x, means) == y // 2
-    better = nearest_task(whitened(x, factor), [whitened(m, factor) for m in means]) == y // 2
+    better = nearest_task(scaled(x, factor), [scaled(m, factor) for m in means]) == y // 2
     assert 0.4 < float(plain.float().mean()) < 0.7
     assert 0.97 < float(better.float().mean()) <= 1.0
+
+
+# In each task's own features
+
+
+def test_each_space_is_measured_by_its_own_samples_by_hand() -> None:
+    """Scatter diag(12, 4) of 4 samples: their mean squared distance from the means is 4. (0, 3) is
+    3 from 0 there; in a space of spread 1 as far is further than 2 of 1."""
+    wide = mean_spread(torch.diag(torch.tensor([12.0, 4.0])), 4)
+    assert float(wide) == 2.0
+    h, means = torch.tensor([[0.0, 3.0]]), torch.zeros(1, 2)
+    narrow = mean_spread(torch.diag(torch.tensor([1.0, 3.0])), 4)
+    distances = [nearest(scaled(h, s), scaled(means, s)).item() for s in (wide, narrow)]
+    assert distances == [1.5, 3.0]
+    assert float(mean_spread(torch.zeros(2, 2), 3)) == 1.0
+
+
+@pytest.mark.parametrize("router", BY_ADAPTED)
+def test_what_is_kept_of_adapted_features_by_hand(router: str) -> None:
+    """Of the task that each adapter was made for, and of no other."""
+    method = method_on(f"{{lora: {{router: {router}}}}}", "class")
+    learn(method, [0, 1])
+    assert set(method.kept) == {f"{n}.{k}" for n in ("adapted.means", router) for k in (0, 1)}
+    for k in (0, 1):
+        samples = method.benchmark.task(k).train()
+        with method.view(k) as network, torch.no_grad():
+            h = network.eval().backbone(samples.x)
+        with torch.no_grad():
+            assert not torch.equal(h, method.base_features(samples.x))
+        means = torch.stack([h[samples.y == label].mean(0) for label in (0, 1)])
+        torch.testing.assert_close(method.kept[f"adapted.means.{k}"], means)
+        apart = (h - means[samples.y]).double()
+        right = (
+            apart.square().sum(1).mean().sqrt()
+            if router == "adapted-prototype"
+            else covariance_factor(apart.T @ apart, len(h))
+        )
+        torch.testing.assert_close(method.kept[f"{router}.{k}"], right, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("router", BY_ADAPTED)
+def test_the_task_is_that_of_the_least_distance_in_its_own_features(router: str) -> None:
+    method = method_on(f"{{lora: {{router: {router}}}}}", "class")
+    learn(method, [0, 1])
+    x = torch.cat([method.benchmark.task(k).test().x for k in (0, 1)])
+    distances = []
+    with torch.no_grad():
+        for k in (0, 1):
+            with method.view(k) as network:
+                h = network.eval().backbone(x).double()
+            means, scale = method.kept[f"adapted.means.{k}"], method.kept[f"{router}.{k}"].double()
+            inverse = torch.linalg.inv(scale if scale.dim() else scale * torch.eye(h.shape[1]).double())
+            apart = (h[:, None] - means) @ inverse.T
+            distances.append(apart.square().sum(2).amin(1))
+    tasks, labels = method.route(x)
+    assert tasks.tolist() == torch.stack(distances).argmin(0).tolist()
+    assert len(set(tasks.tolist())) == 2
+    assert [label // 2 for label in labels.tolist()] == tasks.tolist()
 
 
 def test_a_router_with_nothing_to_find_is_refused() -> None:

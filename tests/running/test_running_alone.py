@@ -15,6 +15,7 @@ from process_cases import ask
 import lora_cl
 from lora_cl.errors import DataError, LoraClError, MethodError
 from lora_cl.methods import Method
+from lora_cl.methods.routing import BY_ADAPTED, BY_BASE
 from lora_cl.records.folders import read_record
 from lora_cl.testing.runs import run_done
 
@@ -139,7 +140,7 @@ def test_routers_of_logits_need_nothing_and_the_others_what_was_kept(method: Met
         tasks = method.predict(x, router=router).tasks
         assert tasks is not None
         assert set(tasks.tolist()) <= {0, 1}
-    for router in ("prototype", "mahalanobis"):
+    for router in (*BY_BASE, *BY_ADAPTED):
         with pytest.raises(MethodError, match=f"router {router} needs class means.* were not kept"):
             method.predict(x, router=router)
     with pytest.raises(MethodError, match="did you mean 'entropy'"):
