@@ -29,6 +29,7 @@ class RanPACOptions(OptionsBase):
 ClassifierChoice: Any = choice(
     {
         "joint": TrainedOptions,
+        "all-classes": TrainedOptions,
         "local": TrainedOptions,
         "ncm": TrainedOptions,
         "ranpac": RanPACOptions,
@@ -38,14 +39,15 @@ ClassifierChoice: Any = choice(
 
 class ClassifierOptions(OptionsBase):
     """`classifier`: what answers. joint: the outputs of all classes so far, trained in one softmax.
-    local: those of each task, trained in a softmax of their own, and side by side to answer.
+    all-classes: those of classes to come among them, from the first task on. local: those of each
+    task, trained in a softmax of their own, and side by side to answer.
     ncm: the nearest class mean, ranpac: ridge regression on random features, both taken of the
     features when a task is learned. null: local where a task has its own outputs, else joint.
     """
 
     classifier: ClassifierChoice | None = None
-    """What answers: `joint`, `local`, `ncm` or `ranpac`; null: `local` where a task has its own
-    outputs, else `joint`."""
+    """What answers: `joint`, `all-classes`, `local`, `ncm` or `ranpac`; null: `local` where a task
+    has its own outputs, else `joint`."""
 
 
 class Statistics(Protocol):
@@ -71,7 +73,7 @@ def statistics(
 
 
 def is_trained(name: str) -> bool:
-    return name in ("joint", "local")
+    return name in ("joint", "all-classes", "local")
 
 
 def check_classifier(options: OptionsBase, name: str, private_heads: bool, scenario: str) -> None:
@@ -89,8 +91,13 @@ def check_classifier(options: OptionsBase, name: str, private_heads: bool, scena
         raise ConfigError(
             "classifier local has no meaning in a domain-incremental run, whose tasks share labels"
         )
-    if scenario == "task" and chosen.name == "joint":
+    if scenario == "domain" and chosen.name == "all-classes":
         raise ConfigError(
-            "classifier joint has no meaning in a task-incremental run, where a task is answered "
-            "among outputs of its own (local)"
+            "classifier all-classes has no meaning in a domain-incremental run, where no class is "
+            "still to come"
+        )
+    if scenario == "task" and chosen.name in ("joint", "all-classes"):
+        raise ConfigError(
+            f"classifier {chosen.name} has no meaning in a task-incremental run, where a task is "
+            "answered among outputs of its own (local)"
         )

@@ -119,7 +119,7 @@ class LwF(SharedBackbone):
     def earlier_network(self) -> TaskNetwork:
         """The network as the tasks before the present one see it."""
         network = self.task_network(self.learned[:-1])
-        if network.outputs is not None:
+        if network.outputs is not None and self.classifier != "all-classes":
             network.outputs = self.benchmark.first_class(self.learned[-1])
         return network
 

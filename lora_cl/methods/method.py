@@ -140,7 +140,7 @@ class Method(ABC):
 
     @property
     def classifier(self) -> str:
-        """What answers: `joint`, `local`, `ncm` or `ranpac`; see ``ClassifierOptions``."""
+        """What answers, by the name that ``ClassifierOptions`` have for it."""
         chosen = getattr(self.options, "classifier", None)
         if chosen is not None:
             return str(chosen.name)
@@ -392,7 +392,7 @@ class Method(ABC):
             return parameter_count(self.network.heads)
         if self.per_task_heads or self.benchmark.scenario != "class":
             return 0
-        seen = self.classes_seen()
+        seen = self.outputs_in_use()
         return sum(parameter[seen:].numel() for parameter in self.head(0).parameters())
 
     def _base_copy(self) -> int:
@@ -443,8 +443,11 @@ class Method(ABC):
         last = self.benchmark.n_tasks - 1
         return self.benchmark.first_class(last) + self.benchmark.task_classes(last)
 
-    def classes_seen(self) -> int:
-        """The outputs in use of a class-incremental head: one per class of the tasks so far."""
+    def outputs_in_use(self) -> int:
+        """The outputs in use of a class-incremental head: one per class of the tasks so far, or,
+        where all classes compete from the start, of all tasks."""
+        if self.classifier == "all-classes":
+            return self._all_classes()
         latest = max(self.learned)
         return self.benchmark.first_class(latest) + self.benchmark.task_classes(latest)
 
@@ -469,7 +472,7 @@ class Method(ABC):
         if self.benchmark.scenario == "domain":
             return TaskNetwork(backbone, own[:1], dict.fromkeys(task_ids, 0))
         offsets = {task_id: self.benchmark.first_class(task_id) for task_id in task_ids}
-        return TaskNetwork(backbone, own[:1], offsets, outputs=self.classes_seen())
+        return TaskNetwork(backbone, own[:1], offsets, outputs=self.outputs_in_use())
 
 
 def byte_count(tensors: Mapping[str, Tensor]) -> int:

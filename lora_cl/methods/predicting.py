@@ -58,7 +58,8 @@ def outputs_of(method: Method, task_id: int) -> list[str]:
     benchmark = method.benchmark
     if method.private_heads or benchmark.scenario != "class":
         return benchmark.class_names(task_id)
-    return [name for other in method.learned for name in benchmark.class_names(other)]
+    compete = range(benchmark.n_tasks) if method.classifier == "all-classes" else method.learned
+    return [name for other in compete for name in benchmark.class_names(other)]
 
 
 def _by_task(method: Method, x: Tensor, tasks: Tensor) -> Prediction:

@@ -147,7 +147,8 @@ def explanations(comparison: Comparison) -> list[str]:
         )
     if any(_classifier(row, rows) for row in rows):
         lines.append(
-            "(local), (ncm), (ranpac): the classifier; without, one trained on all classes so far."
+            "(all-classes), (local), (ncm), (ranpac): the classifier; without, one trained on all "
+            "classes so far."
         )
     different = [row for row in rows if _differs(row, rows)]
     if different:

@@ -69,6 +69,60 @@ def test_every_method_that_shares_a_backbone_has_every_classifier(
         assert float(right) == pytest.approx(last[task_id])
 
 
+def test_classes_to_come_compete_and_are_pushed_down() -> None:
+    """-log softmax_y over all six outputs; of the four to come the bias falls by rate p_c."""
+    method = made("full", "all-classes")
+    task = method.benchmark.task(0)
+    method.begin(task)
+    samples = task.train()
+    with method.view_together([task]) as network:
+        logits = network(samples.x)
+        assert logits.shape == (len(samples.y), 6)
+        method.loss(network, samples.x, samples.y).backward()
+    head = method.head(0)
+    p = logits.detach().softmax(1).mean(0)
+    assert head.bias.grad is not None
+    torch.testing.assert_close(head.bias.grad[2:], p[2:])
+    assert method._outputs_to_come() == 0
+    so_far = made("full", "joint")
+    so_far.begin(task)
+    with so_far.view_together([task]) as network:
+        so_far.loss(network, samples.x, samples.y).backward()
+        assert network(samples.x).shape[1] == 2
+    assert torch.count_nonzero(so_far.head(0).bias.grad[2:]) == 0
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_every_method_that_shares_a_backbone_trains_all_classes(name: str, tmp_path: Path) -> None:
+    record = run_one(tiny(f"{name}: {{classifier: all-classes}}", "class"), tmp_path)
+    assert record.result["classifier"] == "all-classes"
+    method = lora_cl.load_run(record.folder)
+    with method.view(0) as network:
+        network.eval()
+        assert network(method.benchmark.task(0).test().x).shape[1] == 6
+
+
+def test_what_is_distilled_is_of_all_classes() -> None:
+    """The old model's outputs for classes that it had not seen are held, too."""
+    found = {}
+    for classifier in ("joint", "all-classes"):
+        method = made("lwf", classifier)
+        learn(method, [0])
+        method.begin(method.benchmark.task(1))
+        with method.view_together([method.benchmark.task(1)]) as network:
+            method.start_fit([method.benchmark.task(1)], network)
+        found[classifier] = method.teacher_logits(method.benchmark.task(1).train().x).shape[1]
+    assert found == {"joint": 2, "all-classes": 6}
+
+
+def test_predictions_name_all_classes_before_all_are_learned() -> None:
+    method = made("full", "all-classes")
+    learn(method, [0])
+    found = method.predict(method.benchmark.task(0).test().x)
+    assert found.probabilities.shape[1] == 6
+    assert set(found.labels) <= {str(label) for label in range(6)}
+
+
 @pytest.mark.parametrize("name", ["full", "ewc", "si", "lwf", "replay", "inflora"])
 def test_a_local_classifier_learns_as_a_task_incremental_run_does(name: str) -> None:
     """The same features to the bit: only what answers afterwards is another."""
@@ -181,6 +235,16 @@ def test_a_domain_incremental_run_answers_once_it_has_statistics(tmp_path: Path)
         ("full: {classifier: local}", "domain", "classifier local has no meaning in a domain-inc"),
         ("merged: {classifier: ncm}", "class", "merged answers with the heads that its adapters"),
         ("full: {classifier: joint}", "task", "classifier joint has no meaning in a task-increm"),
+        (
+            "full: {classifier: all-classes}",
+            "task",
+            "classifier all-classes has no meaning in a task",
+        ),
+        (
+            "full: {classifier: all-classes}",
+            "domain",
+            "classifier all-classes has no meaning in a dom",
+        ),
     ],
 )
 def test_what_no_run_can_mean_is_refused(method: str, scenario: str, told: str) -> None:

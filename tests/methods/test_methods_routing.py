@@ -285,7 +285,9 @@ def test_the_task_is_that_of_the_least_distance_in_its_own_features(router: str)
             with method.view(k) as network:
                 h = network.eval().backbone(x).double()
             means, scale = method.kept[f"adapted.means.{k}"], method.kept[f"{router}.{k}"].double()
-            inverse = torch.linalg.inv(scale if scale.dim() else scale * torch.eye(h.shape[1]).double())
+            inverse = torch.linalg.inv(
+                scale if scale.dim() else scale * torch.eye(h.shape[1]).double()
+            )
             apart = (h[:, None] - means) @ inverse.T
             distances.append(apart.square().sum(2).amin(1))
     tasks, labels = method.route(x)
