@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/lora-cl
 
-.PHONY: run mnist wordnet tune-smoke tuned verify test lint bench soak soak-ray slow published studies reports clean
+.PHONY: run mnist wordnet tune-smoke tuned verify test test-commands lint bench soak soak-ray slow published studies reports clean
 
 run: .venv/installed
 	$(RUN) run configs/split_digits.yaml
@@ -38,10 +38,16 @@ verify: .venv/installed
 	$(VERIFY) --format markdown --output results/published/van_de_ven_2022.md
 
 # Temporary files in memory, where there is room: a record is flushed to the disk at every write.
+ROOM := if df -k /dev/shm 2>/dev/null | awk '{ free = $$4 } END { exit free < 4000000 }' \
+	&& [ -w /dev/shm ]; then export TMPDIR=/dev/shm; fi;
+ORDINARY := not slow and not soak and not bench
+PYTEST := $(BIN)/python -m pytest -q -n 3 --dist worksteal
 test: .venv/installed
-	if df -k /dev/shm 2>/dev/null | awk '{ free = $$4 } END { exit free < 4000000 }' && [ -w /dev/shm ]; \
-	then export TMPDIR=/dev/shm; fi; \
-	$(BIN)/python -m pytest -q -n 3 --dist worksteal
+	$(ROOM) $(PYTEST) -m '$(ORDINARY) and not commands'
+
+# What starts commands of its own: every line of the documents, kills, plug-ins in a package.
+test-commands: .venv/installed
+	$(ROOM) $(PYTEST) -m '$(ORDINARY) and commands'
 
 lint: .venv/installed
 	$(BIN)/ruff check .

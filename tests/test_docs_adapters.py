@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from document_cases import ROOT, blocks, do_command, do_python
 
+pytestmark = pytest.mark.commands
+
 
 # PEFT's own imports, not ours, decide whether something in them is deprecated.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from document_cases import ROOT, blocks, do_command, do_python
 
+pytestmark = pytest.mark.commands
+
 SHORTER = ("-o", "train.epochs=1", "-o", "seeds=1", "--jobs", "0")
 
 

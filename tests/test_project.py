@@ -84,6 +84,7 @@ def test_makefile_targets_named_in_the_documents_exist():
     assert {"run", "test", "lint"} <= named <= targets
 
 
+@pytest.mark.commands
 def test_the_commands_of_the_readme_work(tmp_path):
     """Every `lora-cl` line of the README, in order, in an empty folder; runs are shortened."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
@@ -110,6 +111,7 @@ def test_the_commands_of_the_readme_work(tmp_path):
     assert ran >= 6
 
 
+@pytest.mark.commands
 def test_the_python_of_the_readme_works(tmp_path):
     text = (ROOT / "README.md").read_text("utf-8")
     with_peft, source = re.findall(r"```python\n(.*?)```", text, re.S)

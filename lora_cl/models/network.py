@@ -17,8 +17,20 @@ from lora_cl.errors import MethodError
 def _seeded(seed: int) -> Any:
     """Draws from torch's global generator inside are those of ``seed``; outside nothing moved."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        seed_global_stream(seed, torch.device("cpu"))
         yield
+
+
+def seed_global_stream(seed: int, device: torch.device) -> None:
+    """Seeds torch's global generator, and those of accelerators if ``device`` is one.
+
+    Where they are not used, ``torch.manual_seed`` notes for each the stack that it was called from:
+    ten times the time of all the rest.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def seeded(seed: int) -> AbstractContextManager[None]:

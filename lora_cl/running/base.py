@@ -30,6 +30,7 @@ from lora_cl.models import (
     calibrate_norms,
     encoded,
     keep_statistics,
+    seed_global_stream,
     seeded,
 )
 from lora_cl.models.remembering import RememberingBackbone
@@ -238,7 +239,7 @@ def fit_with_head(
         train.head_lr,
         together.heads.parameters(),
     )
-    torch.manual_seed(seed_for(seed, purpose))
+    seed_global_stream(seed_for(seed, purpose), device)
     loop.fit(
         Full(SharedBackboneOptions()),
         together,

@@ -16,7 +16,7 @@ from lora_cl.config import Config
 from lora_cl.data.streaming import Inputs, joined
 from lora_cl.errors import DivergedError, OutOfTimeError
 from lora_cl.methods import Method
-from lora_cl.models import TaskNetwork, described_input, without_prefix
+from lora_cl.models import TaskNetwork, described_input, seed_global_stream, without_prefix
 from lora_cl.records.events import append_event
 from lora_cl.records.layout import MODEL
 from lora_cl.running.checkpoints import save_tensors
@@ -117,7 +117,7 @@ class Session:
             if steps == 0:
                 return
             streams = (self.method.learned[-1], number)
-            torch.manual_seed(self.method.seed_for("fit", *streams))
+            seed_global_stream(self.method.seed_for("fit", *streams), y.device)
             self.method.start_fit(tasks, network)
             optimizer = make_optimizer(
                 train.optimizer,

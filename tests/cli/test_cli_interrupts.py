@@ -14,6 +14,8 @@ from process_cases import ENVIRONMENT, full_pipe, wait_until
 
 from lora_cl.cli.interrupts import leave_at_once, listen
 
+pytestmark = pytest.mark.commands
+
 SLOW = "import time; open({begun!r}, 'w').close(); time.sleep(60)"
 LATER = "the same command goes on from here"
 

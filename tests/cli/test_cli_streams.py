@@ -12,6 +12,8 @@ from process_cases import ENVIRONMENT, ask, full_pipe, python
 
 from lora_cl.records.folders import load_records
 
+pytestmark = pytest.mark.commands
+
 CONFIG = """
 name: tiny
 benchmark: {name: split, dataset: {name: synthetic, classes: 4}, tasks: 2}

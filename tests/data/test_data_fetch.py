@@ -263,6 +263,7 @@ def test_images_of_another_size_than_published_are_refused(tmp_path: Path, monke
         Tiny([CLOSED]).load(tmp_path)
 
 
+@pytest.mark.commands
 def test_what_a_killed_fetch_left_is_removed_by_the_next_one(tmp_path: Path):
     """A real process, killed at work; what another one still works in stays."""
     script = (
@@ -337,6 +338,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.commands
 def test_two_processes_fetching_at_once_do_not_break_each_other(tmp_path: Path):
     script = (
         "import sys; from pathlib import Path; from data_tiny import Tiny\n"

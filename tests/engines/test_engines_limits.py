@@ -18,6 +18,8 @@ from lora_cl.engines.cores import jobs_for, usable_cores
 from lora_cl.records.folders import load_records
 from lora_cl.records.holder import holder, noted
 
+pytestmark = pytest.mark.commands
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
 

@@ -28,6 +28,8 @@ from lora_cl.records.folders import Record, load_records, read_record
 from lora_cl.running import machine
 from lora_cl.testing.runs import log, outcome
 
+pytestmark = pytest.mark.commands
+
 TINY = """
 name: tiny
 benchmark: {name: split, dataset: {name: synthetic, classes: 6}, tasks: 3}

@@ -14,6 +14,8 @@ from process_cases import ENVIRONMENT, python
 from lora_cl.engines import workers
 from lora_cl.testing.runs import TINY, outcome
 
+pytestmark = pytest.mark.commands
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks here")
 
 SCRIPT = """

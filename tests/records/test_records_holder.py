@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from process_cases import ENVIRONMENT, TWO_RUNS
 
+pytestmark = pytest.mark.commands
+
 FLOCK = {"x86_64": 73, "aarch64": 32}
 """The number of the system call, by the processor."""
 

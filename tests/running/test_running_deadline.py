@@ -16,6 +16,8 @@ from lora_cl.running import session
 from lora_cl.running.runner import Outcome, Where, run_one
 from lora_cl.testing.runs import log, one_run, outcome
 
+pytestmark = pytest.mark.commands
+
 SOON = time.time() + 1e6
 """Time is up when the clock of a session, which ticks by itself here, says so."""
 

@@ -6,7 +6,10 @@ import random
 import signal
 from pathlib import Path
 
+import pytest
 from kill_cases import end_again_and_again, finish_and_compare, undisturbed
+
+pytestmark = pytest.mark.commands
 
 CONFIG = """
 name: kill
