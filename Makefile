@@ -85,12 +85,15 @@ studies: .venv/installed
 	$(RUN) run configs/merging.yaml
 	$(RUN) run configs/merging.yaml -o name=merging-domain -o scenario=domain
 	$(RUN) run configs/merging.yaml -o name=merging-task -o scenario=task -o methods='[$(ANSWERING)]'
-	$(RUN) run configs/places.yaml configs/analysis_mnist.yaml configs/analysis_minilm.yaml
+	$(RUN) run configs/routers.yaml configs/places.yaml configs/analysis_mnist.yaml configs/analysis_minilm.yaml
 	for form in md json; do \
 	  format=$$(echo $$form | sed s/md/markdown/); \
 	  $(RUN) compare results/runs/merging results/runs/merging-domain results/runs/merging-task \
 	    --format $$format --output results/published/merging.$$form || exit 1; \
-	  $(RUN) compare results/runs/places --format $$format --output results/published/places.$$form || exit 1; \
+	  for name in places routers; do \
+	    $(RUN) compare results/runs/$$name --format $$format \
+	      --output results/published/$$name.$$form || exit 1; \
+	  done; \
 	done
 	for run in $(ANALYZED); do \
 	  file=results/published/$$(echo $$run | tr /- __); \

@@ -12,6 +12,7 @@ from lora_cl.data.streaming import Inputs
 from lora_cl.errors import ConfigError
 from lora_cl.methods.means import Features, NearestMean
 from lora_cl.methods.ranpac import RandomProjection
+from lora_cl.methods.slda import SharedCovariance
 from lora_cl.options import OptionsBase, choice
 
 
@@ -32,6 +33,7 @@ ClassifierChoice: Any = choice(
         "all-classes": TrainedOptions,
         "local": TrainedOptions,
         "ncm": TrainedOptions,
+        "slda": TrainedOptions,
         "ranpac": RanPACOptions,
     }
 )
@@ -41,13 +43,14 @@ class ClassifierOptions(OptionsBase):
     """`classifier`: what answers. joint: the outputs of all classes so far, trained in one softmax.
     all-classes: those of classes to come among them, from the first task on. local: those of each
     task, trained in a softmax of their own, and side by side to answer.
-    ncm: the nearest class mean, ranpac: ridge regression on random features, both taken of the
+    ncm: the nearest class mean, slda: the same by the distance that the covariance within classes
+    makes, ranpac: ridge regression on random features; all three taken of the
     features when a task is learned. null: local where a task has its own outputs, else joint.
     """
 
     classifier: ClassifierChoice | None = None
-    """What answers: `joint`, `all-classes`, `local`, `ncm` or `ranpac`; null: `local` where a task
-    has its own outputs, else `joint`."""
+    """What answers: `joint`, `all-classes`, `local`, `ncm`, `slda` or `ranpac`; null: `local`
+    where a task has its own outputs, else `joint`."""
 
 
 class Statistics(Protocol):
@@ -69,6 +72,8 @@ def statistics(
     """
     if options.name == "ncm":
         return NearestMean(classes, features, device)
+    if options.name == "slda":
+        return SharedCovariance(classes, features, device, again=again)
     return RandomProjection(classes, features, options.width, seed, device, again=again)
 
 

@@ -1,4 +1,4 @@
-"""Class means of features, and the scatter about them."""
+"""Class means of features, the scatter about them, and the covariance that it makes."""
 
 from __future__ import annotations
 
@@ -43,6 +43,34 @@ def class_scatter(features: Features, x: Inputs, y: Tensor, means: Tensor) -> Te
         apart = features(part).flatten(1).to(exact) - means[labels].to(exact)
         total.addmm_(apart.T, apart)
     return total
+
+
+def shrinkage(covariance: Tensor, samples: int) -> float:
+    """The rho in [0, 1] of (1 - rho) S + rho tr(S)/d I that is nearest to the true covariance, for
+    S (d, d) of n ``samples`` of a Gaussian (OAS: Chen et al. 2010, arXiv 0907.4698, equation 23).
+
+    rho = ((1 - 2/d) tr(S^2) + tr(S)^2) / ((n + 1 - 2/d) (tr(S^2) - tr(S)^2 / d)), at most 1.
+    """
+    d = len(covariance)
+    square = float(covariance.square().sum())
+    trace = float(covariance.trace()) ** 2
+    above, below = (1 - 2 / d) * square + trace, (samples + 1 - 2 / d) * (square - trace / d)
+    return 1.0 if above >= below else above / below
+
+
+def covariance_factor(scatter: Tensor, samples: int) -> Tensor:
+    """The lower Cholesky factor L (d, d) of the covariance that all classes share (Lee et al. 2018,
+    arXiv 1807.03888, equation 1): scatter / n, shrunk by ``shrinkage``; that of the identity where
+    no sample differs from the mean of its class."""
+    covariance = scatter / samples
+    d, rho = len(covariance), shrinkage(covariance, samples)
+    size = covariance.trace() / d
+    if not size:
+        return torch.eye(d, dtype=scatter.dtype, device=scatter.device)
+    covariance = (1 - rho) * covariance
+    covariance.diagonal().add_(rho * size)
+    factor: Tensor = torch.linalg.cholesky(covariance)
+    return factor
 
 
 class NearestMean(nn.Module):

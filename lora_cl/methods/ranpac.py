@@ -8,9 +8,8 @@ from torch.nn import functional
 
 from lora_cl.benchmarks import permutation
 from lora_cl.data.streaming import Inputs, parts
-from lora_cl.methods.means import Features, exact_type
+from lora_cl.methods.means import CHUNK, Features, exact_type
 
-CHUNK = 2048
 RIDGES = tuple(10.0**power for power in range(-8, 9))
 """The lambda to choose from (McDonnell et al. 2023, appendix, and the authors' code)."""
 FITTED = 0.8

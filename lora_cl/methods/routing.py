@@ -12,7 +12,13 @@ from torch import Tensor
 from lora_cl.benchmarks import Task
 from lora_cl.data.streaming import Inputs, parts
 from lora_cl.errors import ConfigError, MethodError
-from lora_cl.methods.means import CHUNK, Features, class_scatter, class_sums
+from lora_cl.methods.means import (
+    CHUNK,
+    Features,
+    class_scatter,
+    class_sums,
+    covariance_factor,
+)
 from lora_cl.options import OptionsBase
 from lora_cl.text import did_you_mean
 
@@ -176,34 +182,6 @@ def nearest(features: Tensor, means: Tensor) -> Tensor:
     """
     exact = "donot_use_mm_for_euclid_dist"
     return torch.cdist(features, means, compute_mode=exact).amin(dim=1)
-
-
-def shrinkage(covariance: Tensor, samples: int) -> float:
-    """The rho in [0, 1] of (1 - rho) S + rho tr(S)/d I that is nearest to the true covariance, for
-    S (d, d) of n ``samples`` of a Gaussian (OAS: Chen et al. 2010, arXiv 0907.4698, equation 23).
-
-    rho = ((1 - 2/d) tr(S^2) + tr(S)^2) / ((n + 1 - 2/d) (tr(S^2) - tr(S)^2 / d)), at most 1.
-    """
-    d = len(covariance)
-    square = float(covariance.square().sum())
-    trace = float(covariance.trace()) ** 2
-    above, below = (1 - 2 / d) * square + trace, (samples + 1 - 2 / d) * (square - trace / d)
-    return 1.0 if above >= below else above / below
-
-
-def covariance_factor(scatter: Tensor, samples: int) -> Tensor:
-    """The lower Cholesky factor L (d, d) of the covariance that all classes share (Lee et al. 2018,
-    arXiv 1807.03888, equation 1): scatter / n, shrunk by ``shrinkage``; that of the identity where
-    no sample differs from the mean of its class."""
-    covariance = scatter / samples
-    d, rho = len(covariance), shrinkage(covariance, samples)
-    size = covariance.trace() / d
-    if not size:
-        return torch.eye(d, dtype=scatter.dtype, device=scatter.device)
-    covariance = (1 - rho) * covariance
-    covariance.diagonal().add_(rho * size)
-    factor: Tensor = torch.linalg.cholesky(covariance)
-    return factor
 
 
 def mean_spread(scatter: Tensor, samples: int) -> Tensor:

@@ -146,10 +146,9 @@ def explanations(comparison: Comparison) -> list[str]:
             "does not compete for the best."
         )
     if any(_classifier(row, rows) for row in rows):
-        lines.append(
-            "(all-classes), (local), (ncm), (ranpac): the classifier; without, one trained on all "
-            "classes so far."
-        )
+        known = dict.fromkeys(row.classifier for row in rows if row.scenario == "class")
+        names = ", ".join(f"({one_line(name)})" for name in known if name and name != "joint")
+        lines.append(f"{names}: the classifier; without, one trained on all classes so far.")
     different = [row for row in rows if _differs(row, rows)]
     if different:
         lines.append(

@@ -13,8 +13,9 @@ from torch.nn import functional
 import lora_cl
 from lora_cl.errors import ConfigError
 from lora_cl.methods import METHODS, Method
-from lora_cl.methods.means import NearestMean
+from lora_cl.methods.means import NearestMean, shrinkage
 from lora_cl.methods.ranpac import RandomProjection
+from lora_cl.methods.slda import SharedCovariance
 from lora_cl.running.preparation import check
 
 SHARED = sorted(name for name in METHODS if not METHODS[name].private_heads and name != "merged")
@@ -46,7 +47,7 @@ def test_what_a_method_has_without_a_choice() -> None:
 
 
 @pytest.mark.parametrize("name", SHARED)
-@pytest.mark.parametrize("classifier", ["local", "ncm", "ranpac"])
+@pytest.mark.parametrize("classifier", ["local", "ncm", "slda", "ranpac"])
 def test_every_method_that_shares_a_backbone_has_every_classifier(
     name: str, classifier: str, tmp_path: Path
 ) -> None:
@@ -157,7 +158,7 @@ def test_the_loss_of_a_local_classifier_is_among_the_classes_of_the_task() -> No
 
 
 @pytest.mark.parametrize("scenario", ["task", "domain", "class"])
-@pytest.mark.parametrize("classifier", ["ncm", "ranpac"])
+@pytest.mark.parametrize("classifier", ["ncm", "slda", "ranpac"])
 def test_statistics_are_of_the_features_when_a_task_is_learned(
     classifier: str, scenario: str
 ) -> None:
@@ -173,7 +174,9 @@ def test_statistics_are_of_the_features_when_a_task_is_learned(
     with method.view(1) as network, torch.no_grad():
         network.eval()
         found = network(x)
-        kind = {"ncm": NearestMean, "ranpac": RandomProjection}[classifier]
+        kind = {"ncm": NearestMean, "slda": SharedCovariance, "ranpac": RandomProjection}[
+            classifier
+        ]
         assert isinstance(network.heads[0], kind)
         f = network.backbone(x)
     parts = h[1:] if scenario == "task" else h
@@ -181,6 +184,14 @@ def test_statistics_are_of_the_features_when_a_task_is_learned(
     if classifier == "ncm":
         means = torch.stack([features[y == c].mean(0) for c in range(int(y.max()) + 1)])
         expected = f @ means.T - means.square().sum(1) / 2
+    elif classifier == "slda":
+        exact = features.double()
+        means = torch.stack([exact[y == c].mean(0) for c in range(int(y.max()) + 1)])
+        S = (exact - means[y]).T @ (exact - means[y]) / len(y)
+        rho, d = shrinkage(S, len(y)), len(S)
+        assert 0.01 < rho < 0.5
+        w = torch.linalg.solve((1 - rho) * S + rho * S.trace() / d * torch.eye(d), means.T)
+        expected = (f.double() @ w - (means.T * w).sum(0) / 2).float()
     else:
         answer = network_of(method, 1)
         phi = torch.relu(features @ answer.projection).double()
@@ -197,7 +208,7 @@ def network_of(method: Method, task_id: int) -> RandomProjection:
 
 
 def test_on_a_frozen_base_nothing_is_trained_and_earlier_answers_stay() -> None:
-    for classifier in ("ncm", "ranpac"):
+    for classifier in ("ncm", "slda", "ranpac"):
         method = made("frozen", classifier, "task")
         assert method.isolated
         learn(method, [0])
@@ -277,4 +288,4 @@ def test_a_table_of_several_classifiers_names_them(tmp_path: Path) -> None:
         "ncm",
         "mine (local)",
     ]
-    assert "(local), (ncm), (ranpac): the classifier; without, one trained on all classes" in table
+    assert "(ncm), (local): the classifier; without, one trained on all classes so far." in table

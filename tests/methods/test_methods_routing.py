@@ -10,19 +10,17 @@ from private_head_cases import learn, method_on
 
 import lora_cl
 from lora_cl.errors import ConfigError
-from lora_cl.methods.means import class_scatter
+from lora_cl.methods.means import class_scatter, covariance_factor, shrinkage
 from lora_cl.methods.routing import (
     BY_ADAPTED,
     ROUTERS,
     RouterOptions,
-    covariance_factor,
     doubt,
     energy,
     mean_spread,
     nearest,
     remember,
     scaled,
-    shrinkage,
 )
 
 SIZES = """
