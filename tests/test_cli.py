@@ -102,7 +102,10 @@ def test_validate(config: Path) -> None:
 def test_configs_of_the_package_go_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert ask("validate", "smoke")[1].startswith("smoke: valid, ")
-    assert "smok: cannot be read: No such file" in refused("validate", "smok")
+    assert "smok: is no file and no config of the package (did you mean 'smoke'?)" in refused(
+        "validate", "smok"
+    )
+    assert "nothing: cannot be read: No such file" in refused("validate", "nothing")
     (tmp_path / "smoke").write_text(TWO_RUNS)
     assert ask("validate", "smoke") == (0, "smoke: valid, 2 runs\n", "")
 

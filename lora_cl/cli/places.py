@@ -38,9 +38,19 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def config_file(given: Path) -> Path:
-    """The config that was named: a file, or, by a bare name, one that came with the package."""
-    bare = given.name == str(given) and not given.suffix
-    return given if not bare or given.exists() else shipped_configs().get(given.name, given)
+    """The config that was named: a file, or, by a bare name, one that came with the package.
+
+    ConfigError for a name that one of these only resembles; other files are for who reads them.
+    """
+    from lora_cl.text import did_you_mean
+
+    if given.name != str(given) or given.suffix or given.exists():
+        return given
+    known = shipped_configs()
+    hint = "" if given.name in known else did_you_mean(given.name, known, cutoff=0.6)
+    if hint:
+        raise ConfigError(f"{given}: is no file and no config of the package{hint}")
+    return known.get(given.name, given)
 
 
 def config_files(given: Sequence[str]) -> list[Path]:
