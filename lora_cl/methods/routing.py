@@ -94,7 +94,7 @@ def remember(method: Method, task: Task) -> None:
 
     The class means (m, d) of the m classes that have samples, in the router's features; for
     mahalanobis also the sum over all tasks of the scatter within classes (d, d), and of how many
-    samples it is; for the adapted ones the task's own scale, see ``spread``.
+    samples it is; for the adapted ones the task's own scale, see ``SPREADS``.
     """
     if method.router in BY_BASE:
         means = _keep_means(method, f"prototypes.{task.id}", method.base_features, task)
