@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lora_cl.data.streaming import Inputs, parts
 from lora_cl.models.backbone import stages
+from lora_cl.models.cut import UncuttableError, cut
 from lora_cl.models.network import TaskNetwork
 
 CHUNK = 1024
@@ -65,8 +66,17 @@ def without_prefix(
     """
     if decided is False:
         return network, x
+    try:
+        return _without_prefix(network, x, batch_size, decided, micro_batch)
+    except UncuttableError:
+        return network, x
+
+
+def _without_prefix(
+    network: TaskNetwork, x: Inputs, batch_size: int, decided: bool | None, micro_batch: int | None
+) -> tuple[TaskNetwork, Inputs]:
     network.eval()
-    children = stages(network.backbone)
+    children = [part for stage in stages(network.backbone) for part in cut(stage)]
     length = 0
     while length < len(children) and _fixed(children[length]):
         length += 1

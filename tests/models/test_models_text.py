@@ -151,12 +151,14 @@ def test_it_learns(tmp_path: Path, place: Path) -> None:
 def test_cut_off_anywhere_it_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_of: Callable[..., str]
 ) -> None:
-    experiment = parse_config(text_of("lora: {rank: 2}"), "c.yaml")
+    experiment = parse_config(text_of("lora: {rank: 2, targets: ['*.1.*query']}"), "c.yaml")
     (run,) = prepare(experiment, None, print)
     cut_and_compare(run, tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("method", ["frozen: {}", "lora: {rank: 2}"])
+@pytest.mark.parametrize(
+    "method", ["frozen: {}", "lora: {rank: 2}", "lora: {rank: 2, targets: ['*.1.*query']}"]
+)
 def test_cached_or_streamed_the_bytes_are_the_same(
     method: str, tmp_path: Path, text_of: Callable[..., str]
 ) -> None:
