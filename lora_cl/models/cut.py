@@ -95,7 +95,7 @@ class Rest(nn.Module):
         def give(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
             some = current_rows()
             mine = hidden if some is None else hidden[some]
-            return (mine[:, : given[0].shape[1]], *given[1:])
+            return (mine[:, : given[0].shape[1]].contiguous(), *given[1:])
 
         with ExitStack() as left_out:
             left_out.callback(cut.next.register_forward_pre_hook(give).remove)
