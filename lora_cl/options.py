@@ -34,12 +34,17 @@ class OptionsBase(BaseModel):
     """Options of one part, as they stand in the YAML: frozen, typed, no unknown keys.
 
     A field whose ``json_schema_extra`` holds ``{"hashed": False}`` says where or how fast a run
-    happens, not what it computes; it is left out of the run's hash.
+    happens, not what it computes; it is left out of the run's hash. ``hashed_as`` is what is hashed
+    of the others.
     """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
     )
+
+    def hashed_as(self, name: str) -> Any:
+        """What stands for the field ``name`` where a run is known by its options: its value."""
+        return getattr(self, name)
 
     @field_validator("*", mode="after")
     @classmethod

@@ -148,7 +148,7 @@ def _hashed(value: Any) -> Any:
         return value.given()
     if isinstance(value, OptionsBase):
         return {
-            name: _hashed(getattr(value, name))
+            name: _hashed(value.hashed_as(name))
             for name, field in type(value).model_fields.items()
             if not (
                 isinstance(field.json_schema_extra, dict)

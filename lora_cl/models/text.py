@@ -78,6 +78,12 @@ class TransformersOptions(DeepOptions):
     dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
     """In the place of the model's own; null: that."""
 
+    def hashed_as(self, name: str) -> Any:
+        """A folder is known by what it holds, and not by where it is."""
+        if name == "model" and isinstance(Transformers.pretrained(self), OwnFolder):
+            return "folder"
+        return super().hashed_as(name)
+
 
 class Transformers(RememberingBackbone):
     """Tokens (N, max_length) int, -1 after the last one of a text -> (N, width).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -146,6 +147,23 @@ def test_it_learns(tmp_path: Path, place: Path) -> None:
     text = config(place / "bert", texts, "independent: {}").replace("epochs: 2", "epochs: 6")
     matrix = read_record(run_done(text, tmp_path)).result["accuracy_matrix"]
     assert 0.8 < sum(matrix[1]) / 2 <= 1.0
+
+
+def test_a_folder_is_known_by_what_it_holds(tmp_path: Path, place: Path) -> None:
+    known = {}
+    for name in ("here", "there", "other"):
+        folder = tmp_path / name
+        shutil.copytree(place / "bert", folder)
+        if name == "other":
+            weights = load_file(folder / "model.safetensors")
+            first = next(iter(weights))
+            weights[first] = weights[first] + 1
+            save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        text = config(folder, place / "texts.csv", "frozen: {}")
+        (run,) = prepare(parse_config(text, "c.yaml"), None, print)
+        known[name] = run.run_hash
+        assert run.resolved["model"]["model"] == str(folder)
+    assert known["here"] == known["there"] != known["other"]
 
 
 def test_cut_off_anywhere_it_ends_with_the_same_bytes(
