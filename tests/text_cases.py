@@ -19,6 +19,8 @@ from transformers import (
     T5Model,
 )
 
+from lora_cl.models.text import Transformers, TransformersOptions
+
 WORDS = [f"{kind}{number}" for kind in ("a", "b", "c", "d", "x") for number in range(6)]
 
 
@@ -89,3 +91,25 @@ def config(folder: Path, texts: Path, methods: str, scenario: str = "task", more
         "train: {epochs: 2, batch_size: 8, lr: 0.01}\n"
         f"methods: {{{methods}}}\n"
     )
+
+
+def sentences(count: int) -> list[str]:
+    """Texts of every length from 1 to 13 words."""
+    return [
+        " ".join(WORDS[(row + k) % len(WORDS)] for k in range(1 + row % 13)) for row in range(count)
+    ]
+
+
+def tokens_of(folder: Path, texts: list[str], max_length: int = 16) -> torch.Tensor:
+    from transformers import AutoTokenizer
+
+    ids = AutoTokenizer.from_pretrained(folder)(texts)["input_ids"]
+    made = torch.full((len(ids), max_length), -1, dtype=torch.int32)
+    for row, one in zip(made, ids, strict=True):
+        row[: len(one)] = torch.tensor(one, dtype=torch.int32)
+    return made
+
+
+def backbone(folder: Path, **options: object) -> Transformers:
+    made = TransformersOptions.model_validate({"model": str(folder), "max_length": 16, **options})
+    return Transformers(made, torch.Size([16]), folder).eval()

@@ -33,6 +33,11 @@ def class_sums(features: Features, x: Inputs, y: Tensor, k: int) -> tuple[Tensor
     return torch.stack(total).sum(0), counts
 
 
+def class_means(sums: Tensor, counts: Tensor) -> Tensor:
+    """The means (k, d) of what ``class_sums`` says; 0 for a class without samples."""
+    return sums / counts.clamp(min=1)[:, None]
+
+
 @torch.no_grad()
 def class_scatter(features: Features, x: Inputs, y: Tensor, means: Tensor) -> Tensor:
     """The sum (d, d) of (h - m)(h - m)^T over the ``features`` h of inputs x (N, *input), m the row
@@ -101,6 +106,6 @@ class NearestMean(nn.Module):
         self.counts[rows] += counts
 
     def forward(self, features: Tensor) -> Tensor:
-        means = self.sums / self.counts.clamp(min=1)[:, None]
+        means = class_means(self.sums, self.counts)
         logits = features @ means.T - means.square().sum(1) / 2
         return logits.masked_fill(self.counts == 0, float("-inf"))

@@ -15,6 +15,7 @@ from lora_cl.errors import ConfigError, MethodError
 from lora_cl.methods.means import (
     CHUNK,
     Features,
+    class_means,
     class_scatter,
     class_sums,
     covariance_factor,
@@ -73,8 +74,21 @@ BY_LOGITS: dict[str, Callable[[Tensor], Tensor]] = {"entropy": doubt, "energy": 
 """What each head's logits (N, k) say against its task, (N,): the least is chosen."""
 BY_BASE = ("prototype", "mahalanobis")
 """Those that look at base features, and need something kept of every task."""
-BY_ADAPTED = ("adapted-prototype", "adapted-mahalanobis")
-"""Those that look at the features of every task's own view; they keep what is the task's alone."""
+
+
+def mean_spread(scatter: Tensor, samples: int) -> Tensor:
+    """The root () of the mean squared distance of ``samples`` from their means; 1 if it is 0."""
+    spread = (scatter.trace() / samples).sqrt()
+    return torch.where(spread > 0, spread, torch.ones_like(spread))
+
+
+BY_ADAPTED: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "adapted-prototype": mean_spread,
+    "adapted-mahalanobis": covariance_factor,
+}
+"""Those that look at the features of every task's own view, and what they measure distances there
+by, so that those of other tasks compare with them: made of the task's scatter (d, d) and how many
+samples it is, a length () or a factor (d, d)."""
 ROUTERS = (*BY_LOGITS, *BY_BASE, *BY_ADAPTED)
 
 SCATTER, SAMPLES = "scatter", "scatter.samples"
@@ -94,7 +108,7 @@ def remember(method: Method, task: Task) -> None:
 
     The class means (m, d) of the m classes that have samples, in the router's features; for
     mahalanobis also the sum over all tasks of the scatter within classes (d, d), and of how many
-    samples it is; for the adapted ones the task's own scale, see ``SPREADS``.
+    samples it is; for the adapted ones the task's own scale, see ``BY_ADAPTED``.
     """
     if method.router in BY_BASE:
         means = _keep_means(method, f"prototypes.{task.id}", method.base_features, task)
@@ -107,14 +121,14 @@ def remember(method: Method, task: Task) -> None:
             features = network.eval().backbone
             means = _keep_means(method, f"adapted.means.{task.id}", features, task)
             scatter, samples = _scatter(features, task, means)
-        method.kept[f"{method.router}.{task.id}"] = SPREADS[method.router](scatter, int(samples))
+        method.kept[f"{method.router}.{task.id}"] = BY_ADAPTED[method.router](scatter, int(samples))
 
 
 def _keep_means(method: Method, name: str, features: Features, task: Task) -> Tensor:
     """The means (k, d) of all classes of ``task``; of those with samples they are kept."""
     samples = task.train()
     sums, counts = class_sums(features, samples.x, samples.y, task.classes)
-    means = sums / counts.clamp(min=1)[:, None]
+    means = class_means(sums, counts)
     method.kept[name] = means[counts > 0]
     return means
 
@@ -163,15 +177,18 @@ def _require(router: str, kept: Mapping[str, Tensor], tasks: Sequence[int]) -> N
         raise MethodError(f"router {router[:40]!r} is not one of {', '.join(ROUTERS)}{hint}")
     means = [f"prototypes.{task_id}" for task_id in tasks]
     needed = {
-        "prototype": means,
-        "mahalanobis": [*means, SCATTER, SAMPLES],
-        **{name: [f"{name}.{task_id}" for task_id in tasks] for name in BY_ADAPTED},
+        "prototype": ("class means", means),
+        "mahalanobis": ("class means and their covariance", [*means, SCATTER, SAMPLES]),
+        **{
+            name: ("class means in its own features", [f"{name}.{task_id}" for task_id in tasks])
+            for name in BY_ADAPTED
+        },
     }
-    if not all(name in kept for name in needed.get(router, [])):
+    what, names = needed.get(router, ("", []))
+    if not all(name in kept for name in names):
         raise MethodError(
-            f"router {router} needs class means of every task and how samples scatter about them, "
-            f"and they were not kept: they are where a run is trained with `router: {router}`; "
-            f"{' and '.join(BY_LOGITS)} need nothing"
+            f"router {router} needs {what} of every task, and they were not kept: they are where "
+            f"a run is trained with `router: {router}`; {' and '.join(BY_LOGITS)} need nothing"
         )
 
 
@@ -182,20 +199,6 @@ def nearest(features: Tensor, means: Tensor) -> Tensor:
     """
     exact = "donot_use_mm_for_euclid_dist"
     return torch.cdist(features, means, compute_mode=exact).amin(dim=1)
-
-
-def mean_spread(scatter: Tensor, samples: int) -> Tensor:
-    """The root () of the mean squared distance of ``samples`` from their means; 1 if it is 0."""
-    spread = (scatter.trace() / samples).sqrt()
-    return torch.where(spread > 0, spread, torch.ones_like(spread))
-
-
-SPREADS: dict[str, Callable[[Tensor, int], Tensor]] = {
-    "adapted-prototype": mean_spread,
-    "adapted-mahalanobis": covariance_factor,
-}
-"""What distances in one task's features are measured by, so that those of others compare with them:
-of its scatter (d, d) and how many samples it is, a length () or a factor (d, d)."""
 
 
 def scaled(features: Tensor, scale: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lora_cl.data.streaming import Inputs
 from lora_cl.methods.means import (
     Features,
+    class_means,
     class_scatter,
     class_sums,
     covariance_factor,
@@ -51,17 +52,17 @@ class SharedCovariance(nn.Module):
         """See ``Statistics``: updates the means, S and what answers."""
         sums, counts = class_sums(features, x, y, int(y.max()) + 1)
         sums, rows = sums.to(self.sums), slice(first, first + len(counts))
-        means = _means(sums, counts)
+        means = class_means(sums, counts)
         scatter = class_scatter(features, x, y, means)
         scatter += between(
-            _means(self.sums[rows], self.counts[rows]), self.counts[rows], means, counts
+            class_means(self.sums[rows], self.counts[rows]), self.counts[rows], means, counts
         )
         self.sums[rows] += sums
         self.counts[rows] += counts
         if self.scatter is not None:
             scatter = self.scatter.add_(scatter)
         factor = covariance_factor(scatter, int(self.counts.sum()))
-        means = _means(self.sums, self.counts)
+        means = class_means(self.sums, self.counts)
         weight = torch.cholesky_solve(means.T, factor).T
         self.weight.copy_(weight)
         self.bias.copy_(-(means * weight).sum(1) / 2)
@@ -73,7 +74,3 @@ def between(m: Tensor, n: Tensor, m_new: Tensor, n_new: Tensor) -> Tensor:
     share = n * n_new / (n + n_new).clamp(min=1)
     apart = m - m_new
     return (apart * share[:, None]).T @ apart
-
-
-def _means(sums: Tensor, counts: Tensor) -> Tensor:
-    return sums / counts.clamp(min=1)[:, None]

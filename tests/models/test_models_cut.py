@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_models_prefix import adapted, grads, network_of
-from test_models_text import backbone, sentences, tokens_of
-from text_cases import save_model
+from adapted_cases import adapted, grads, network_of
+from text_cases import backbone, save_model, sentences, tokens_of
 from torch import Tensor, nn
 
 from lora_cl.models import trainable_only

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from text_cases import WORDS, config, save_model, save_texts
+from text_cases import WORDS, backbone, config, save_model, save_texts, sentences, tokens_of
 from torch import Tensor
 
 import lora_cl
@@ -20,7 +20,7 @@ from lora_cl.data.features import FeatureStore
 from lora_cl.data.source import text_rows
 from lora_cl.errors import ConfigError, DataError, LoraClError
 from lora_cl.methods import METHODS
-from lora_cl.models.text import BUCKET, Transformers, TransformersOptions
+from lora_cl.models.text import BUCKET, Transformers
 from lora_cl.records.folders import read_record
 from lora_cl.running.answers import answers
 from lora_cl.running.loading import load_run
@@ -55,28 +55,6 @@ def text_of(place: Path) -> Callable[..., str]:
         return config(place / kind, place / "texts.csv", methods, scenario, more)
 
     return made
-
-
-def sentences(count: int) -> list[str]:
-    """Texts of every length from 1 to 13 words."""
-    return [
-        " ".join(WORDS[(row + k) % len(WORDS)] for k in range(1 + row % 13)) for row in range(count)
-    ]
-
-
-def tokens_of(folder: Path, texts: list[str], max_length: int = 16) -> Tensor:
-    from transformers import AutoTokenizer
-
-    ids = AutoTokenizer.from_pretrained(folder)(texts)["input_ids"]
-    made = torch.full((len(ids), max_length), -1, dtype=torch.int32)
-    for row, one in zip(made, ids, strict=True):
-        row[: len(one)] = torch.tensor(one, dtype=torch.int32)
-    return made
-
-
-def backbone(folder: Path, **options: object) -> Transformers:
-    made = TransformersOptions.model_validate({"model": str(folder), "max_length": 16, **options})
-    return Transformers(made, torch.Size([16]), folder).eval()
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "t5"])
