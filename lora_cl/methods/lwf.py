@@ -15,7 +15,7 @@ from torch.nn import functional
 from lora_cl.benchmarks import Task
 from lora_cl.methods.method import Fit, task_cross_entropy
 from lora_cl.methods.shared import SharedBackbone, SharedBackboneOptions
-from lora_cl.models import TaskNetwork, trainable_only
+from lora_cl.models import TaskNetwork
 from lora_cl.options import OptionsBase
 
 TEACHER = "teacher."
@@ -52,10 +52,7 @@ class LwF(SharedBackbone):
 
     Options: ClassVar[type[OptionsBase]] = LwFOptions
     summary: ClassVar[str] = "earlier heads are held to their old outputs on the new task's inputs"
-
-    def freeze_for(self, task: Task) -> None:
-        heads = {self.head_name(task_id): self.head(task_id) for task_id in self.learned}
-        trainable_only(self.network, [*self.trunk(), *heads.values()])
+    trains_earlier_heads: ClassVar[bool] = True
 
     def learn(self, task: Task, fit: Fit) -> None:
         fit([task])

@@ -286,7 +286,8 @@ class Method(ABC):
     # The hooks of the training loop
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Default: what requires grad. A group may hold `lr_scale`, a factor on the rate."""
+        """Default: what requires grad. A group may hold `lr_scale`, a factor on the rate, and
+        `zero_grad`: parameters that the loss does not reach have a gradient of 0, not none."""
         return [{"params": [p for p in self.network.parameters() if p.requires_grad]}]
 
     def start_fit(self, tasks: Sequence[Task], network: TaskNetwork) -> None:
@@ -384,13 +385,18 @@ class Method(ABC):
         return network + self.bank.parameters() + self._base_copy()
 
     def _outputs_to_come(self) -> int:
-        """Parameters of a shared head's outputs for classes that were not seen yet.
+        """Parameters of outputs that no task so far answers with: heads of tasks to come, a shared
+        head's outputs for classes that were not seen yet.
 
         Of all heads, where statistics answer.
         """
         if self.by_statistics:
             return parameter_count(self.network.heads)
-        if self.per_task_heads or self.benchmark.scenario != "class":
+        if self.per_task_heads:
+            answering = {self.head_name(task_id) for task_id in self.learned}
+            heads = self.network.heads.items()
+            return sum(parameter_count(head) for name, head in heads if name not in answering)
+        if self.benchmark.scenario != "class":
             return 0
         seen = self.outputs_in_use()
         return sum(parameter[seen:].numel() for parameter in self.head(0).parameters())

@@ -15,7 +15,7 @@ from lora_cl.benchmarks import Task, permutation
 from lora_cl.data import as_bytes, pixels
 from lora_cl.methods.method import Fit, Size, task_cross_entropy
 from lora_cl.methods.shared import SharedBackbone, SharedBackboneOptions
-from lora_cl.models import TaskNetwork, trainable_only
+from lora_cl.models import TaskNetwork
 from lora_cl.options import OptionsBase
 
 
@@ -44,14 +44,11 @@ class Replay(SharedBackbone):
 
     Options: ClassVar[type[OptionsBase]] = ReplayOptions
     summary: ClassVar[str] = "every batch comes with one of stored samples of earlier tasks"
+    trains_earlier_heads: ClassVar[bool] = True
 
     @classmethod
     def sized_by(cls, options: Any) -> Size | None:
         return Size("per_class" if options.memory == "balanced" else "size", most=2**24)
-
-    def freeze_for(self, task: Task) -> None:
-        heads = {self.head_name(task_id): self.head(task_id) for task_id in self.learned}
-        trainable_only(self.network, [*self.trunk(), *heads.values()])
 
     def learn(self, task: Task, fit: Fit) -> None:
         fit([task])

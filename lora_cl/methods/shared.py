@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -68,16 +68,26 @@ AdapterChoice: Any = choice(
 
 
 class SharedBackboneOptions(OptionsBase):
-    """`adapter`: train one adapter (lora, dora, qlora) for all tasks instead of the backbone."""
+    """`adapter`: train one adapter (lora, dora, qlora) for all tasks instead of the backbone.
+    `output_layer`: where tasks have heads of their own, these are layers that join the optimiser
+    with their task (per-task), or the rows of one layer that all tasks train (one), as in the code
+    of van de Ven et al. 2022: rows of other tasks have a gradient of 0, so that they follow the
+    optimiser's momentum, and are protected as the trunk is.
+    """
 
     adapter: AdapterChoice | None = None
     """Train one adapter for all tasks, and protect that, in the backbone's place."""
+    output_layer: Literal["per-task", "one"] = "per-task"
+    """Heads of single tasks are layers of their own (`per-task`), or rows of one layer that is in
+    the optimiser from the first task on (`one`)."""
 
 
 class SharedBackbone(Method):
     """Every task trains the same backbone, or the same adapter on a frozen one, and its head."""
 
     Options: ClassVar[type[OptionsBase]] = SharedBackboneOptions
+    trains_earlier_heads: ClassVar[bool] = False
+    """Each task trains the heads of all tasks so far, not its own alone."""
 
     @classmethod
     def sized_by(cls, options: Any) -> Size | None:
@@ -88,7 +98,15 @@ class SharedBackbone(Method):
         """The options of the adapter that trains in the backbone's place; None if there is none."""
         return self.options.adapter
 
+    @property
+    def one_output_layer(self) -> bool:
+        """Whether the heads of all tasks are the rows of one layer."""
+        return self.per_task_heads and getattr(self.options, "output_layer", "") == "one"
+
     def prepare(self) -> None:
+        if self.one_output_layer:
+            for task_id in range(self.benchmark.n_tasks):
+                self._add_trained_head(task_id, self.benchmark.task_classes(task_id))
         adapter = self.adapter
         if adapter is None:
             return
@@ -117,15 +135,27 @@ class SharedBackbone(Method):
         return [layer.adapters[SHARED_ADAPTER] for layer in layers]
 
     def freeze_for(self, task: Task) -> None:
-        trainable_only(self.network, [*self.trunk(), self.head(task.id)])
+        if self.one_output_layer:
+            heads = list(self.network.heads.values())
+        else:
+            answering = self.learned if self.trains_earlier_heads else [task.id]
+            heads = [self.head(task_id) for task_id in answering]
+        trainable_only(self.network, [*self.trunk(), *heads])
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        if not self.one_output_layer:
+            return super().param_groups()
+        trunk = [p for module in self.trunk() for p in module.parameters() if p.requires_grad]
+        rows = list(self.network.heads.parameters())
+        return [{"params": trunk}, {"params": rows, "zero_grad": True}]
 
     def shared_parameters(self) -> dict[str, nn.Parameter]:
-        """What tasks train in turn, by name: the trunk, and the head if they share it.
+        """What tasks train in turn, by name: the trunk, and outputs if they share a layer of them.
 
         The heads of single tasks are no part of it.
         """
         modules = self.trunk()
-        if not self.per_task_heads:
-            modules = [*modules, self.network.heads["shared"]]
+        if not self.per_task_heads or self.one_output_layer:
+            modules = [*modules, self.network.heads]
         wanted = {id(parameter) for module in modules for parameter in module.parameters()}
         return {n: p for n, p in self.network.named_parameters() if id(p) in wanted}

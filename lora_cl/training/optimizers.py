@@ -21,8 +21,9 @@ State = dict[str, Tensor]
 class Optimizer(ABC):
     """Updates parameters by their gradients; one without a gradient stays as it is.
 
-    ``groups`` hold ``params`` and ``lr``. ``state`` is what the update rule keeps of each
-    parameter, made at its first step.
+    ``groups`` hold ``params`` and ``lr``, and may hold ``zero_grad``: their parameters have a
+    gradient of 0 to begin with, so that they follow their momentum where nothing adds to it.
+    ``state`` is what the update rule keeps of each parameter, made at its first step.
     """
 
     def __init__(self, groups: list[dict[str, Any]], weight_decay: float) -> None:
@@ -32,8 +33,10 @@ class Optimizer(ABC):
         self.state: dict[nn.Parameter, State] = {}
 
     def zero_grad(self) -> None:
-        for parameter in self.parameters:
-            parameter.grad = None
+        for group in self.groups:
+            zero = group.get("zero_grad", False)
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter) if zero else None
 
     @torch.no_grad()
     def step(self) -> None:
@@ -159,6 +162,6 @@ def _of_one_rate(
         scale, params = group.get("lr_scale", 1.0), list(group["params"])
         if head_lr is not None and (own := [p for p in params if id(p) in heads]):
             params = [p for p in params if id(p) not in heads]
-            found.append({"params": own, "lr": head_lr * scale})
-        found.append({"params": params, "lr": lr * scale})
+            found.append({**group, "params": own, "lr": head_lr * scale})
+        found.append({**group, "params": params, "lr": lr * scale})
     return found
