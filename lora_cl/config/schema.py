@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_cl.benchmarks import BENCHMARKS
@@ -15,8 +15,12 @@ from lora_cl.methods import METHODS
 from lora_cl.models import BACKBONES
 from lora_cl.options import OptionsBase, named_options
 from lora_cl.plugins import IMPORT_PATH, Parts
+from lora_cl.shipped import TUNED
 
 NAMED: tuple[Parts[Any], ...] = (BENCHMARKS, DATASETS, BACKBONES)
+
+NEVER_TUNED = ("method", "name", "tuned")
+TOLD = ("default", "description", "title")
 
 Schema = dict[str, Any]
 
@@ -40,6 +44,7 @@ def config_schema() -> Schema:
     methods["properties"] = {
         name: {"anyOf": [reference, {"type": "null"}]} for name, reference in references.items()
     }
+    _allow_tuned(result["$defs"], [properties["train"], *references.values()])
     several = properties["seeds"]
     meaning = several.pop("description")
     number = {"type": "integer", "minimum": 1}
@@ -67,6 +72,35 @@ def _others(
         definitions[title] = found
         references[name] = {"$ref": f"#/$defs/{title}"}
     return references
+
+
+def _allow_tuned(definitions: Schema, parts: Sequence[Any]) -> None:
+    """A value of ``parts``, and of what they refer to, can be `tuned` in the place of itself."""
+    waiting, seen = list(parts), set()
+    while waiting:
+        part = waiting.pop()
+        name = str(part.get("$ref", "")).removeprefix("#/$defs/")
+        if name and name not in seen:
+            seen.add(name)
+            for key, value in definitions[name].get("properties", {}).items():
+                if key not in NEVER_TUNED:
+                    waiting += _refers(value)
+                    if "$ref" not in value:  # Whole mappings are not chosen, but what is in them.
+                        definitions[name]["properties"][key] = _or_tuned(value)
+
+
+def _refers(value: Schema) -> list[Schema]:
+    kinds = value.get("anyOf", []) + value.get("oneOf", []) + [value]
+    return [inner for kind in kinds for inner in (kind, *kind.get("oneOf", [])) if "$ref" in inner]
+
+
+def _or_tuned(value: Schema) -> Schema:
+    """The schema of a value, or of one that is chosen, with what it says of it kept in front."""
+    told = {key: value[key] for key in TOLD if key in value}
+    kinds = [{key: part for key, part in value.items() if key not in TOLD}]
+    if list(kinds[0]) == ["anyOf"]:
+        kinds = kinds[0]["anyOf"]
+    return {**told, "anyOf": [*kinds, {"const": TUNED}]}
 
 
 def _imported(key: str) -> Schema:

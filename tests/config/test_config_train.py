@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jsonschema
 import pytest
 
 from lora_cl.config import RunConfig, config_schema, parse_config
@@ -165,6 +166,26 @@ def test_the_schema_knows_it_for_every_method() -> None:
     assert len(found) == len(METHODS)
     assert all(one["$ref"] == "#/$defs/OwnTrain" for one in found)
     assert not any("train" in method.Options.model_fields for method in METHODS.values())
+
+
+def test_the_schema_knows_values_that_are_chosen() -> None:
+    schema = jsonschema.Draft202012Validator(config_schema())
+    base = {"name": "t", "benchmark": {"name": "split", "dataset": "mnist", "tasks": 5}}
+    lora = {"method": "lora", "rank": 8}
+
+    def accepts(**more: Any) -> bool:
+        return bool(schema.is_valid({**base, "methods": {"lora": lora}, **more}))
+
+    assert accepts(train={"lr": "tuned", "optimizer": "tuned"})
+    assert accepts(methods={"lora": {**lora, "rank": "tuned", "train": {"lr": "tuned"}}})
+    adapted = {"method": "ewc", "strength": "tuned", "adapter": {"name": "lora", "rank": "tuned"}}
+    assert accepts(methods={"ewc-lora": adapted})
+    assert not accepts(train={"lr": "chosen"})
+    assert not accepts(train="tuned")
+    assert not accepts(methods={"lora": {**lora, "train": "tuned"}})
+    assert not accepts(methods={"lora": {"method": "tuned"}})
+    assert not accepts(methods={"lora": {**lora, "tuned": "tuned"}})
+    assert not accepts(seeds="tuned")
 
 
 def _is_method(definition: Any) -> bool:
