@@ -82,16 +82,16 @@ ListOrRange = Annotated[
 
 class TuneOptions(OptionsBase):
     """How `lora-cl tune` searches: `trials` for every method, the first with the config's own
-    values, on the first `tasks` tasks (null: all).
+    values, on the first `tasks` tasks (null: all). A grid has as many as there are combinations.
 
     `space`: keys of `train`, for every method, or of single methods, such as
     `methods.lora.rank`, with a list of values or a range. `seeds`: a list, or a number of seeds
     that the config does not have. `validation`: the share held out where the config has none.
-    `prune`: median, after each seed the worse half goes no further. `search`: random, or tpe.
+    `prune`: median, after each seed the worse half goes no further. `search`: random, grid or tpe.
     """
 
     trials: int = Field(default=10, ge=1, le=MAX_TRIALS)
-    """Trials of every method; the first has the config's own values."""
+    """Trials of every method; the first has the config's own values. Not of a grid."""
     tasks: int | None = Field(default=2, ge=1)
     """How many tasks, the first ones, are trained on; null: all."""
     seeds: int | list[Annotated[int, Field(ge=0, lt=2**31)]] = 1
@@ -100,8 +100,8 @@ class TuneOptions(OptionsBase):
         default={"train.lr": RangeOptions(log=(1e-5, 1e-1))}
     )
     """Keys of `train` or of single methods, each with a list of values or a range."""
-    search: Literal["random", "tpe"] = "random"
-    """`random`, or `tpe`, which Optuna does."""
+    search: Literal["random", "grid", "tpe"] = "random"
+    """`random`; `grid`, every combination of the values, all in lists; `tpe`, which Optuna does."""
     prune: Literal["median", "none"] = "median"
     """`median`: after each seed the worse half goes no further."""
     validation: float = Field(default=0.1, gt=0.0, lt=1.0)

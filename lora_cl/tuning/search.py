@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Protocol
 
 from lora_cl.config.study import RangeOptions, TuneOptions, Values
@@ -28,13 +29,10 @@ class Trial:
 
 
 def space_of(label: str, options: TuneOptions) -> dict[str, Values | RangeOptions]:
-    """The keys of one method: those of its own, and those of `train` that all have."""
+    """The keys of one method: those of `train` that all have, and those of its own before them."""
     own = f"methods.{label}."
-    return {
-        key.removeprefix(own): values
-        for key, values in options.space.items()
-        if key.startswith(own) or not key.startswith("methods.")
-    }
+    space = {k: v for k, v in options.space.items() if not k.startswith("methods.")}
+    return space | {k.removeprefix(own): v for k, v in options.space.items() if k.startswith(own)}
 
 
 class Search(Protocol):
@@ -68,6 +66,23 @@ class RandomSearch:
         if f"methods.{self.label}.{key}" in self.options.space:
             stream = ("tuning", self.label, key, index)  # type: ignore[assignment]
         return value_at(values, random.Random(seed_for(self.options.seed, *stream)).random())
+
+
+class GridSearch:
+    """The config as it is, and every combination of the values of a method's lists."""
+
+    def __init__(self, label: str, options: TuneOptions) -> None:
+        self.label, self.options = label, options
+
+    def batches(self) -> Iterator[list[Trial]]:
+        space = space_of(self.label, self.options)
+        lists = [values for values in space.values() if isinstance(values, list)]
+        assert len(lists) == len(space)
+        points = [dict(zip(space, point, strict=True)) for point in product(*lists)]
+        yield [Trial(self.label, index, point) for index, point in enumerate([{}, *points])]
+
+    def hear(self, scores: Mapping[int, float | None]) -> None:
+        pass
 
 
 class OptunaSearch:
@@ -134,8 +149,7 @@ def corners(values: Values | RangeOptions) -> Sequence[Any]:
 
 
 def make_search(label: str, options: TuneOptions) -> Search:
-    kind = RandomSearch if options.search == "random" else OptunaSearch
-    return kind(label, options)
+    return SEARCHES[options.search](label, options)
 
 
 def _optuna() -> Any:
@@ -147,3 +161,10 @@ def _optuna() -> Any:
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
+
+
+SEARCHES: dict[str, Callable[[str, TuneOptions], Search]] = {
+    "random": RandomSearch,
+    "grid": GridSearch,
+    "tpe": OptunaSearch,
+}

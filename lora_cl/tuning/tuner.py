@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from math import prod
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lora_cl.config import Config, Experiment, RunConfig
-from lora_cl.config.study import TuneOptions
+from lora_cl.config.study import MAX_TRIALS, RangeOptions, TuneOptions
 from lora_cl.errors import ConfigError
 from lora_cl.records.folders import read_record
 from lora_cl.records.metrics import average_accuracy
@@ -104,9 +105,11 @@ def tune(experiment: Experiment, runs: Sequence[RunConfig], do: Do) -> Tuning:
                 )
                 for one in alive
             ]
-            for one, run, folder in zip(alive, asked, do(asked), strict=True):
-                one.scores[seed], one.runs[seed] = score_of(folder), run.run_hash
-            if options.prune == "median" and options.search == "random" and rung + 1 < len(seeds):
+            distinct = {run.run_hash: run for run in asked}  # Lists can give a value twice.
+            folders = dict(zip(distinct, do(list(distinct.values())), strict=True))
+            for one, run in zip(alive, asked, strict=True):
+                one.scores[seed], one.runs[seed] = score_of(folders[run.run_hash]), run.run_hash
+            if options.prune == "median" and options.search != "tpe" and rung + 1 < len(seeds):
                 alive = pruned(alive)
         for label, search in searches.items():
             search.hear({one.trial.index: one.mean for one in tried[label]})
@@ -173,22 +176,36 @@ def with_values(config: Config, label: str, values: Mapping[str, Any]) -> dict[s
 def check_space(experiment: Experiment, options: TuneOptions, labels: Sequence[str]) -> None:
     """Raises ConfigError, at the line of the key, for a value that no trial can have."""
     for label in labels:
-        for key, values in space_of(label, options).items():
+        space = space_of(label, options)
+        ranges = [key for key, values in space.items() if isinstance(values, RangeOptions)]
+        if options.search == "grid" and ranges:
+            raise _at(experiment, label, ranges[0], "a range", "of a grid every key has a list")
+        if options.search == "grid" and (points := prod(map(_size, space.values()))) > MAX_TRIALS:
+            told = f"{label} has more combinations than {MAX_TRIALS:,}"
+            raise _at(experiment, label, next(iter(space)), f"{points:,}", told)
+        for key, values in space.items():
             for value in corners(values):
                 trial = Trial(label, 1, {key: value})
                 try:
                     trial_config(experiment.config, trial, [0], options)
                 except (ValidationError, TypeError, AttributeError) as error:
-                    raise _at(experiment, label, key, value, error) from None
+                    raise _at(experiment, label, key, value, _told(label, error)) from None
 
 
-def _at(experiment: Experiment, label: str, key: str, value: Any, error: Exception) -> ConfigError:
-    told = f"a key of {label} cannot be set"
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        told = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            told = f"{label} has no such key"
+def _size(values: Any) -> int:
+    return len(corners(values))
+
+
+def _told(label: str, error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return f"a key of {label} cannot be set"
+    first = error.errors()[0]
+    if first["type"] == "extra_forbidden":
+        return f"{label} has no such key"
+    return str(first["msg"]).removeprefix("Value error, ")
+
+
+def _at(experiment: Experiment, label: str, key: str, value: Any, told: str) -> ConfigError:
     for name in (f"methods.{label}.{key}", key):
         if line := experiment.lines.get(("tune", "space", name)):
             where = f"{experiment.source}:{line}: tune.space.{name}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lora_cl.config import Config
+from lora_cl.config.study import TuneOptions
 from lora_cl.config.syntax import to_yaml
 from lora_cl.tuning.search import space_of
 from lora_cl.tuning.tuner import NAME_LENGTH, Tuning, with_values
@@ -30,8 +31,7 @@ def tuned_yaml(config: Config, tuning: Tuning, trace_sha256: str, command: str) 
     options = tuning.options
     tasks = "all tasks" if options.tasks is None else f"the first {options.tasks} tasks"
     head = [
-        f"# {config.name}, tuned: {options.trials} trials a method ({options.search}) on {tasks}, "
-        "no test sample seen.",
+        f"# {config.name}, tuned: {_search_of(options)} on {tasks}, no test sample seen.",
         f"# {command}",
         "# Expect: what was tuned is under `tuned` of each method; the trials are in the trace.",
     ]
@@ -39,6 +39,12 @@ def tuned_yaml(config: Config, tuning: Tuning, trace_sha256: str, command: str) 
         changed.model_dump(mode="json"), changed.model_dump(mode="json", exclude_defaults=True)
     )
     return "\n".join(head) + "\n" + to_yaml(plain)
+
+
+def _search_of(options: TuneOptions) -> str:
+    if options.search == "grid":
+        return "every point of a grid for each method"
+    return f"{options.trials} trials a method ({options.search})"
 
 
 def _without_defaults(whole: Any, given: Any) -> Any:

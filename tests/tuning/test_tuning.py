@@ -22,7 +22,7 @@ from lora_cl.config.study import RangeOptions, TuneOptions
 from lora_cl.errors import ConfigError
 from lora_cl.records.folders import load_records
 from lora_cl.running.making import make_benchmark
-from lora_cl.tuning import Tuning
+from lora_cl.tuning import Tuning, tuned_yaml
 from lora_cl.tuning.search import OptunaSearch, RandomSearch, Trial, value_at
 from lora_cl.tuning.tuner import Tried, pruned
 
@@ -233,6 +233,12 @@ def test_a_trial_that_diverges_is_not_chosen(tmp_path: Path) -> None:
         ("tune.space={train.lrr: [1]}", "tune.space.train.lrr: 1: full has no such key"),
         ("tune.space={methods.mine.per_class: [0]}", "0: Input should be greater than or equal"),
         ("tune.space={train.momentum: [0.9]}", "0.9: momentum goes with optimizer sgd, not adam"),
+        ("tune.search=grid", "tune.space.train.lr: a range: of a grid every key has a list"),
+        (
+            "tune={search: grid, space: {train.lr: [" + ", ".join(["0.1"] * 101) + "], "
+            "train.weight_decay: [" + ", ".join(["0.1"] * 100) + "]}}",
+            "10,100: full has more combinations than 10,000",
+        ),
     ],
 )
 def test_a_value_that_no_trial_can_have_is_told_before_anything_starts(
@@ -266,6 +272,46 @@ def test_a_space_that_is_none(space: str, told: str) -> None:
 def test_a_trial_needs_samples_held_out() -> None:
     with pytest.raises(ConfigError, match="tuning: a trial is measured on samples held out; give"):
         experiment("", "", f"benchmark.dataset={SYNTHETIC}", "tuning={tasks: 1}")
+
+
+def test_a_grid_has_every_combination_once_and_the_config_as_it_is(tmp_path: Path) -> None:
+    space = (
+        "{train.lr: [1e-4, 0.03], methods.mine.train.lr: [0.01], methods.mine.per_class: [2, 4]}"
+    )
+    one = experiment(
+        "",
+        "",
+        f"benchmark.dataset={SYNTHETIC}",
+        f"tune.space={space}",
+        "tune.search=grid",
+        "train.epochs=1",
+    )
+    told: list[str] = []
+    found = tuned(one, tmp_path, say=told.append)
+    values = {k: [dict(t.trial.values) for t in tried] for k, tried in found.tried.items()}
+    assert values["full"] == [{}, {"train.lr": 1e-4}, {"train.lr": 0.03}]
+    assert values["mine"] == [
+        {},
+        {"train.lr": 0.01, "per_class": 2},
+        {"train.lr": 0.01, "per_class": 4},
+    ]
+    # The rate of the config is one of the grid: the same run, done once and scored twice.
+    assert told == ["5 runs: 5 to do"]
+    first, second, _ = found.tried["full"]
+    assert first.runs == second.runs
+    assert first.scores == second.scores
+    assert first.mean is not None
+    text = tuned_yaml(one.config, found, "0", "")
+    assert "every point of a grid for each method on the first 2 tasks" in text
+
+
+def test_a_list_that_gives_a_value_twice_is_no_run_twice(tmp_path: Path) -> None:
+    overrides = (f"benchmark.dataset={SYNTHETIC}", "tune.space={train.lr: [1e-4]}")
+    told: list[str] = []
+    found = tuned(experiment("", "", *overrides), tmp_path, say=told.append)
+    assert told == ["2 runs: 2 to do"]
+    assert [len(tried) for tried in found.tried.values()] == [3, 3]
+    assert all(t.mean is not None for tried in found.tried.values() for t in tried)
 
 
 def test_optuna_proposes_near_what_was_good() -> None:
