@@ -94,7 +94,9 @@ def _chosen(config: Config, label: str, key: Key, path: Key) -> tuple[Any, dict[
     same = {k: one for k, one in methods.items() if one.method == name and one.tuned is not None}
     for options in ([same[label]] if label in same else []) + list(same.values()):
         if dotted in options.tuned.keys:
-            found: Any = options
+            # Where the config as it was is the best, the method has the rate that all share.
+            shared = key[0] == "train" and key[1] not in options.train.given()
+            found: Any = fitting[0] if shared else options
             for part in key:
                 found = getattr(found, part)
             return found, options.tuned.model_dump()

@@ -15,6 +15,7 @@ scenario: class
 """
 TUNED = f"""name: tiny-tuned
 {SETTING}
+train: {{lr: 0.004}}
 methods:
   full:
     train: {{lr: 0.02}}
@@ -23,6 +24,8 @@ methods:
     strength: 300.0
     train: {{lr: 0.03}}
     tuned: {{keys: [train.lr, strength], trials: 4, trace: 'sha256:aa'}}
+  si:
+    tuned: {{keys: [train.lr, c], trials: 4, trace: 'sha256:aa'}}
   frozen: {{}}
 """
 
@@ -70,6 +73,13 @@ def test_keys_of_one_method() -> None:
     assert sorted(one.methods["ewc"].tuned.keys) == ["strength", "train.lr"]
     assert one.methods["full"].tuned is None
     assert parsed("methods: {ewc: {strength: 300.0}}\n").config.methods["ewc"].tuned is None
+
+
+def test_what_was_best_as_it_was_has_the_rate_that_all_share() -> None:
+    one = parsed("train: {lr: tuned}\nmethods: {si: {c: tuned}}\n").config.methods["si"]
+    assert one.train.given() == {"lr": 0.004}
+    assert one.c == 10.0
+    assert one.tuned is not None
 
 
 def test_it_can_be_swept_and_set_from_the_command_line() -> None:

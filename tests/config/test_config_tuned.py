@@ -1,0 +1,57 @@
+"""The tuned configs that are shipped, against their traces and the configs they are of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from lora_cl.config import load_config
+from lora_cl.config.chosen import MADE_ALIKE
+from lora_cl.shipped import TUNED, shipped
+
+FILES = shipped(TUNED)
+
+
+def trace_of(path: Path) -> Path:
+    return path.with_suffix(".trace.json")
+
+
+def test_there_are_some() -> None:
+    assert {"split_mnist", "split_mnist_class", "permuted_mnist_task"} <= FILES.keys()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_says_of_which_trials_it_is(name: str) -> None:
+    path = FILES[name]
+    trace = trace_of(path).read_bytes()
+    tried = json.loads(trace)["methods"]
+    config = load_config(path).config
+    assert sorted(config.methods) == sorted(tried)
+    for label, options in config.methods.items():
+        told, trials = options.tuned, tried[label]["trials"]
+        assert told is not None
+        assert told.trace == f"sha256:{hashlib.sha256(trace).hexdigest()}"
+        assert told.trials == len(trials)
+        chosen = trials[tried[label]["chosen"]]
+        scores = [trial["validation_accuracy"] for trial in trials]
+        assert chosen["validation_accuracy"] == max(score for score in scores if score is not None)
+        for key, value in chosen["values"].items():
+            found = options.train.given() if key.startswith("train.") else options.model_dump()
+            assert found[key.removeprefix("train.")] == value
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_tuned_in_the_config_it_is_of_stands_for_its_values(name: str) -> None:
+    source = FILES[name].parents[1] / FILES[name].name
+    tuned = load_config(FILES[name]).config
+    config = load_config(source, ["train.lr=tuned"]).config
+    assert [getattr(config, part) for part in MADE_ALIKE] == [
+        getattr(tuned, part) for part in MADE_ALIKE
+    ]
+    assert list(config.methods) == list(tuned.methods)
+    for label, options in config.methods.items():
+        own = tuned.methods[label].train.given()
+        assert options.train.given()["lr"] == own.get("lr", tuned.train.lr)
