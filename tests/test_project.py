@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import shlex
@@ -175,6 +176,29 @@ def test_the_other_figures_of_the_readme_are_published():
     figures = [figure for row in ratios.values() for figure in row[-1].split(", ")]
     assert len(figures) == 6
     assert all(f"| {figure} |" in bench for figure in figures)
+
+
+@pytest.mark.parametrize("name", ["split_mnist", "split_mnist_class", "permuted_mnist_task"])
+def test_what_is_said_of_tuned_tables_is_in_them(name):
+    """The averages of both tables, and the values that the trace has as chosen."""
+    folder = ROOT / "results/published"
+    text = (folder / "README.md").read_text("utf-8")
+    _, said = table_of(text[text.index(f"| {name} |") :])
+    given, tuned = (
+        {row["label"]: row["average_accuracy"] for row in json.loads(path.read_text("utf-8"))}
+        for path in (folder / f"{name}.json", folder / f"{name}_tuned.json")
+    )
+    traces = ROOT / "configs/tuned" / f"{name}.trace.json"
+    tried = json.loads(traces.read_text("utf-8"))["methods"]
+    assert {*said, "ncm", "ranpac"} == {*tuned, "ncm", "ranpac"}
+    for label, cells in said.items():
+        averages = [
+            f"{100 * a['mean']:.1f} ± {100 * a['std']:.1f}" for a in (given[label], tuned[label])
+        ]
+        trial = tried[label]["trials"][tried[label]["chosen"]]["values"]
+        chosen = [f"{key.removeprefix('train.')} {value:.3g}" for key, value in trial.items()]
+        assert cells[1:] == [*averages, ", ".join(chosen) or "as given"]
+    assert len(said) >= 4
 
 
 def table_of(text: str) -> tuple[list[str], dict[str, list[str]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,7 @@ def _override(
     value = _read_yaml(raw, name, {}, own)
     if key == "methods" and isinstance(value, list):
         value = _picked(config, value, name, source)
+        _forget(config, [label for label in config["methods"] if label not in value])
     path = _set(config, key, value, name, source)
     words |= {(*path, *inner): word for inner, word in own.items()}
     return path
@@ -207,6 +208,29 @@ def _picked(config: dict[Any, Any], labels: list[Any], name: str, source: str) -
             there = ", ".join(map(str, known))
             raise ConfigError(f"{name}: no label is {short(label)}{hint}; there are {there}")
     return {label: options for label, options in known.items() if label in labels}
+
+
+def _forget(config: dict[Any, Any], labels: list[Any]) -> None:
+    """Takes out what the rest of the file says of methods that were not picked."""
+
+    def without(part: Any, name: str, left_out: Callable[[Any], bool]) -> None:
+        found = part.get(name) if isinstance(part, dict) else None
+        if isinstance(found, dict):
+            part[name] = {key: item for key, item in found.items() if not left_out(key)}
+        elif isinstance(found, list):
+            part[name] = [item for item in found if not left_out(item)]
+        if found and not part[name]:
+            del part[name]
+
+    def of_one(key: Any) -> bool:
+        return any(str(key).startswith(f"methods.{label}.") for label in labels)
+
+    without(config, "sweep", of_one)
+    without(config.get("tune"), "space", of_one)
+    without(config.get("expect"), "cells", labels.__contains__)
+    without(config.get("expect"), "quick", labels.__contains__)
+    if isinstance(config.get("expect"), dict) and "cells" not in config["expect"]:
+        del config["expect"]
 
 
 def _near_file(path: Path) -> str:

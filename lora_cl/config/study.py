@@ -132,7 +132,7 @@ class ConfigFile(Config):
     them is run, and the rows of the table are named by what varies.
     """
 
-    sweep: Sweep = Field(default={})
+    sweep: Sweep | None = None
     """Values of dotted keys; every combination is run, a row each."""
     tune: TuneOptions | None = None
     """How `lora-cl tune` searches."""
@@ -154,13 +154,14 @@ class ConfigFile(Config):
 
     @model_validator(mode="after")
     def _sweepable(self) -> ConfigFile:
-        for key, values in self.sweep.items():
+        sweep = self.sweep or {}
+        for key, values in sweep.items():
             if problem := self._not_to_be_set(key):
                 raise AtKeyError(["sweep", key], f"is not to be swept: {problem}")
             for index, value in enumerate(values):
                 if any(type(value) is type(one) and value == one for one in values[:index]):
                     raise AtKeyError(["sweep", key], f"{short(value)} is given twice")
-        if (points := prod(map(len, self.sweep.values()))) > MAX_POINTS:
+        if (points := prod(map(len, sweep.values()))) > MAX_POINTS:
             message = f"{points:,} combinations are more than {MAX_POINTS:,}"
             raise AtKeyError(["sweep"], message)
         return self
@@ -204,7 +205,7 @@ NOT_SWEPT = {
 }
 
 
-def grid(sweep: Sweep) -> Iterator[Mapping[str, Any]]:
+def grid(sweep: Sweep | None) -> Iterator[Mapping[str, Any]]:
     """Every combination of the values of ``sweep``, the last key varying fastest; none of none."""
     if sweep:
         for values in product(*sweep.values()):

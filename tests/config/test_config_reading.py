@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lora_cl.config import load_config, parse_config
+from lora_cl.config.study import TuneOptions
 from lora_cl.errors import ConfigError, DataError, LoraClError
 from lora_cl.running.preparation import check, prepare
 
@@ -291,6 +292,31 @@ def test_a_list_of_labels_picks_methods_with_their_options() -> None:
         (lora,) = picked(*overrides).values()
         assert (lora.rank, lora.alpha) == (16, 2.0)
     assert picked("methods={lora: {}}")["lora"].alpha != 2.0  # A mapping is all there is.
+
+
+def test_what_the_file_says_of_methods_that_are_not_picked_goes_with_them() -> None:
+    text = GOOD + "  lora-r2: {method: lora, rank: 2}\n  full:\n  frozen:\n"
+    text += (
+        "sweep: {methods.lora.rank: [1, 2], methods.lora-r2.alpha: [1, 2], threads: [1, 2]}\n"
+        "tune: {space: {methods.lora.rank: [1, 2], methods.full.train.lr: [0.1]}}\n"
+    )
+    published = "expect: {source: x, cells: {full: {mean: 1}, lora: {mean: 1}}, quick: [lora]}\n"
+    both = parse_config(text, "c.yaml", ["methods=[lora-r2, full]"])
+    found = [(p.config.threads, p.config.methods["lora-r2"].alpha) for p in both.points]
+    assert sorted(found) == [(1, 1.0), (1, 2.0), (2, 1.0), (2, 2.0)]
+    assert both.tune is not None
+    assert both.tune.space == {"methods.full.train.lr": [0.1]}
+    none = parse_config(text, "c.yaml", ["methods=[frozen]", "sweep=null"])
+    assert none.tune is not None
+    assert none.tune.space == TuneOptions().space
+    expected = text[: text.index("sweep")] + published
+    kept = parse_config(expected, "c.yaml", ["methods=[full, frozen]"]).expect
+    assert kept is not None
+    assert (list(kept.cells), kept.quick) == (["full"], None)
+    assert parse_config(expected, "c.yaml", ["methods=[frozen]"]).expect is None
+    # A label that the file does not have is still told.
+    wrong = expected.replace("cells: {full", "cells: {fool")
+    assert "no label is 'fool'" in refusal(wrong, "methods=[full, lora]")
 
 
 @pytest.mark.parametrize(

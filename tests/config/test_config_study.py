@@ -116,4 +116,16 @@ def test_what_fails_later_is_told_at_the_point() -> None:
 
 
 def test_the_schema_knows_it() -> None:
-    assert config_schema()["properties"]["sweep"]["type"] == "object"
+    kinds = [kind["type"] for kind in config_schema()["properties"]["sweep"]["anyOf"]]
+    assert kinds == ["object", "null"]
+
+
+def test_one_without_values_is_none() -> None:
+    text = BASE + "sweep:\n  train.lr: [0.1, 0.2]\n"
+    assert len(parse_config(text, "c.yaml").points) == 2
+    for one in (
+        parse_config(BASE + "sweep:\n", "c.yaml"),
+        parse_config(text, "c.yaml", ["sweep=null"]),
+        parse_config(text, "c.yaml", ["sweep={}"]),
+    ):
+        assert [point.config for point in one.points] == [one.config]
