@@ -16,8 +16,6 @@ from torch.nn import functional
 from lora_cl.benchmarks import Task, permutation
 from lora_cl.methods import Method
 from lora_cl.running.state import OptimizerMemory
-from lora_cl.testing.interrupting import cut_and_compare
-from lora_cl.testing.runs import one_run
 from lora_cl.training import loop
 from lora_cl.training.optimizers import make_optimizer
 
@@ -160,25 +158,3 @@ def test_where_tasks_share_their_outputs_it_changes_nothing(tmp_path: Path) -> N
         for more in ("", ONE)
     ]
     assert matrices[0] == matrices[1]
-
-
-@pytest.mark.parametrize(
-    ("method", "scenario", "overrides"),
-    [
-        ("full: {output_layer: one}", "task", ["train.optimizer_state=keep"]),
-        ("si: {output_layer: one, gradient: whole}", "task", ["train.optimizer_state=keep"]),
-        ("ewc: {output_layer: one, adapter: lora}", "task", ["train.head_lr=0.1"]),
-        ("lwf: {output_layer: one, classifier: local}", "class", []),
-        ("replay: {output_layer: one, per_class: 2}", "task", ["train.optimizer_state=keep"]),
-    ],
-)
-def test_it_resumes_bit_identically(
-    method: str,
-    scenario: str,
-    overrides: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    run = one_run(method, scenario, *overrides)
-    assert run is not None
-    cut_and_compare(run, tmp_path, monkeypatch)

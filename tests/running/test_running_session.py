@@ -41,6 +41,11 @@ from lora_cl.testing.runs import one_run, outcome
         ("lora: {targets: last-1}", "task", []),
         ("full: {}", "task", ["benchmark.class_order=shuffled", "benchmark.max_train_samples=33"]),
         ("ewc: {}", "class", ["benchmark.name=permuted"]),
+        ("full: {output_layer: one}", "task", ["train.optimizer_state=keep"]),
+        ("si: {output_layer: one, gradient: whole}", "task", ["train.optimizer_state=keep"]),
+        ("ewc: {output_layer: one, adapter: lora}", "task", ["train.head_lr=0.1"]),
+        ("lwf: {output_layer: one, classifier: local}", "class", []),
+        ("replay: {output_layer: one, per_class: 2}", "task", ["train.optimizer_state=keep"]),
     ],
 )
 def test_other_options_resume_bit_identically(
