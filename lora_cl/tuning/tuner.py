@@ -180,7 +180,8 @@ def check_space(experiment: Experiment, options: TuneOptions, labels: Sequence[s
         ranges = [key for key, values in space.items() if isinstance(values, RangeOptions)]
         if options.search == "grid" and ranges:
             raise _at(experiment, label, ranges[0], "a range", "of a grid every key has a list")
-        if options.search == "grid" and (points := prod(map(_size, space.values()))) > MAX_TRIALS:
+        points = prod(len(corners(values)) for values in space.values())
+        if options.search == "grid" and points > MAX_TRIALS:
             told = f"{label} has more combinations than {MAX_TRIALS:,}"
             raise _at(experiment, label, next(iter(space)), f"{points:,}", told)
         for key, values in space.items():
@@ -190,10 +191,6 @@ def check_space(experiment: Experiment, options: TuneOptions, labels: Sequence[s
                     trial_config(experiment.config, trial, [0], options)
                 except (ValidationError, TypeError, AttributeError) as error:
                     raise _at(experiment, label, key, value, _told(label, error)) from None
-
-
-def _size(values: Any) -> int:
-    return len(corners(values))
 
 
 def _told(label: str, error: Exception) -> str:
