@@ -161,6 +161,11 @@ def measures(matrix: Matrix, untrained: Vector | None = None) -> dict[str, float
     }
 
 
+def rounded(measure: float) -> float:
+    """For comparing: equal accuracies, added up in another order, differ in the last digit."""
+    return round(measure, 12)
+
+
 def _best(rows: Array) -> Array:
     """max_{i>=j} rows[i, j] for every j; NaN where one of these entries is not measured."""
     if rows.size == 0:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from lora_cl.errors import ConfigError
+from lora_cl.records.metrics import rounded
 from lora_cl.report.aggregate import MEASURES, Comparison, Row
 from lora_cl.text import did_you_mean, matching, one_line
 
@@ -98,7 +99,7 @@ def _finding(one: Requirement, row: Row) -> Finding:
     if not row.complete:
         wanted = len(row.seeds) + len(row.problems) + len(row.missing)
         problem = f"only {len(row.seeds)} of {wanted} seeds are done"
-    elif mean is None or not SIGNS[one.sign](mean, one.bound):
+    elif mean is None or not SIGNS[one.sign](rounded(mean), rounded(one.bound)):
         problem = f"required: {one.sign} {one.bound:g}"
     return Finding(one, row.label, mean, problem)
 

@@ -16,7 +16,7 @@ from lora_cl.config import Config, Experiment, RunConfig
 from lora_cl.config.study import MAX_TRIALS, RangeOptions, TuneOptions
 from lora_cl.errors import ConfigError
 from lora_cl.records.folders import read_record
-from lora_cl.records.metrics import average_accuracy
+from lora_cl.records.metrics import average_accuracy, rounded
 from lora_cl.text import one_line
 from lora_cl.tuning.search import Search, Trial, corners, make_search, space_of
 
@@ -39,7 +39,7 @@ class Tried:
     def mean(self) -> float | None:
         """Over the seeds so far; None if one of the runs came to nothing."""
         values = [score for score in self.scores.values() if score is not None]
-        return fmean(values) if values and len(values) == len(self.scores) else None
+        return rounded(fmean(values)) if values and len(values) == len(self.scores) else None
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,21 @@ def test_of_the_mean_in_every_way_to_compare() -> None:
     assert found("full.forgetting <= 0.3") == [("full", False)]
 
 
+def test_the_last_digit_of_a_mean_decides_nothing() -> None:
+    mine = [[1.0, None], [1 / 40, 11 / 40]]  # 0.15, and added up 0.15000000000000002.
+    (row,) = aggregate([record("full", 0, mine)])[0].rows
+    assert row.measures["average_accuracy"].mean != 0.15
+    for text, met in {
+        "<= 0.15": True,
+        "== 0.15": True,
+        "> 0.15": False,
+        ">= 0.1501": False,
+    }.items():
+        wanted = [requirement(f"full.average_accuracy {text}")]
+        (one,) = findings(aggregate([record("full", 0, mine)]), wanted)
+        assert (not one.problem) is met, text
+
+
 def test_a_row_with_failed_seeds_meets_nothing() -> None:
     (one,) = findings(TABLE, [requirement("lora.average_accuracy >= 0")])
     assert one.problem == "only 1 of 2 seeds are done"

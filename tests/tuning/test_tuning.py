@@ -21,6 +21,7 @@ from lora_cl.config import Experiment, load_config, parse_config
 from lora_cl.config.study import RangeOptions, TuneOptions
 from lora_cl.errors import ConfigError
 from lora_cl.records.folders import load_records
+from lora_cl.records.metrics import average_accuracy
 from lora_cl.running.making import make_benchmark
 from lora_cl.tuning import Tuning, tuned_yaml
 from lora_cl.tuning.search import OptunaSearch, RandomSearch, Trial, value_at
@@ -202,6 +203,19 @@ def test_the_best_is_whole_and_of_equal_ones_the_first() -> None:
     assert found is not None
     assert found.trial.index == 1
     assert best.best("b") is None
+
+
+def test_sums_in_another_order_decide_nothing() -> None:
+    less, more = (average_accuracy([[1.0, 0.0], [a / 40, b / 40]]) for a, b in ((0, 12), (1, 11)))
+    assert less is not None
+    assert more is not None
+    assert less < more
+    trials = tried("a", less, more, more, 0.1)
+    best = Tuning(TuneOptions(), {"a": trials}).best("a")
+    assert best is not None
+    assert best.trial.index == 0
+    pruned(trials)
+    assert [one.pruned for one in trials] == [False, False, False, True]
 
 
 def test_pruning_between_seeds(tmp_path: Path) -> None:
