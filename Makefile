@@ -24,8 +24,9 @@ tune-smoke: .venv/installed
 	$(RUN) validate $$smoke/tuned.yaml
 
 # What `lr: tuned` stands for: values for every method with their traces, then the tables of these.
-TUNED := split_mnist split_mnist_class permuted_mnist_task permuted_mnist
+TUNED := split_mnist split_mnist_class permuted_mnist_task permuted_mnist wordnet wordnet_class
 tuned: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[text]'
 	for name in $(TUNED); do \
 	  $(RUN) tune configs/$$name.yaml --output configs/tuned/$$name.yaml || exit 1; \
 	  $(RUN) run configs/tuned/$$name.yaml || exit 1; \

@@ -50,7 +50,12 @@ def test_each_says_of_which_trials_it_is(name: str) -> None:
 def test_tuned_in_the_config_it_is_of_stands_for_its_values(name: str) -> None:
     source = FILES[name].parents[1] / FILES[name].name
     tuned = load_config(FILES[name]).config
-    config = load_config(source, ["train.lr=tuned"]).config
+    own_rates = [
+        f"methods.{label}.train.lr=tuned"
+        for label, options in load_config(source).config.methods.items()
+        if "lr" in options.train.given() and tuned.methods[label].tuned is not None
+    ]
+    config = load_config(source, ["train.lr=tuned", *own_rates]).config
     assert [getattr(config, part) for part in MADE_ALIKE] == [
         getattr(tuned, part) for part in MADE_ALIKE
     ]
