@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lora_cl.adapters.adalora import SVDLoRA
 from lora_cl.adapters.attention import UnpackedAttention, unpackable
 from lora_cl.adapters.layer import AdaptedLayer, Adapter, adaptable
-from lora_cl.adapters.nf4 import NF4Linear, parameter_count
+from lora_cl.adapters.nf4 import NF4Layer, nf4_layer, parameter_count
 from lora_cl.errors import MethodError
 from lora_cl.text import did_you_mean
 
@@ -21,8 +21,7 @@ def wrap(backbone: nn.Module, names: Iterable[str], quantize: bool = False) -> N
 
     An nn.MultiheadAttention becomes an UnpackedAttention, both of whose projections are wrapped.
     The weights are frozen; with ``quantize`` they are stored in NF4, and the dense weight goes.
-    MethodError, before anything is replaced, for a name that is no layer to be adapted, and for
-    ``quantize`` on anything but linear layers.
+    MethodError, before anything is replaced, for a name that is no layer to be adapted.
     """
     modules = dict(backbone.named_modules())
     targets: list[nn.Module] = []
@@ -34,15 +33,10 @@ def wrap(backbone: nn.Module, names: Iterable[str], quantize: bool = False) -> N
                 f"layer {name!r} is {what}; what can be adapted is a Linear, Conv2d or "
                 "MultiheadAttention inside the backbone that is not adapted yet"
             )
-        if quantize and isinstance(layer, nn.Conv2d):
-            raise MethodError(
-                f"layer {name!r} is a {type(layer).__name__}; a 4-bit base holds Linear layers only"
-            )
         targets.append(layer)
 
     def adapted(base: nn.Module, batch_dim: int = 0) -> AdaptedLayer:
-        base = NF4Linear(base) if quantize else base  # type: ignore[arg-type]
-        layer = AdaptedLayer(base, batch_dim)
+        layer = AdaptedLayer(nf4_layer(base) if quantize else base, batch_dim)
         return layer.train(base.training)
 
     for target in targets:
@@ -206,7 +200,7 @@ def merged_parameter_count(network: nn.Module) -> int:
 
     A 4-bit weight cannot take them in and stay in 4 bits: there they count beside it.
     """
-    dense = [m for m in adapted_layers(network).values() if not isinstance(m.base, NF4Linear)]
+    dense = [m for m in adapted_layers(network).values() if not isinstance(m.base, NF4Layer)]
     merged = [adapter for layer in dense for adapter in layer.adapters.values()]
     return parameter_count(network) - sum(parameter_count(adapter) for adapter in merged)
 

@@ -9,6 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from lora_cl.adapters.nf4 import NF4Conv2d
+
 
 class Factor(nn.Module):
     """One trainable matrix, named ``<factor>.weight`` as PEFT names it. Draws no random number."""
@@ -61,7 +63,7 @@ def depthwise(layer: nn.Module) -> bool:
 
 
 class AdaptedLayer(nn.Module):
-    """A frozen base layer (Linear, Conv2d or NF4Linear) and the adapters it is used with.
+    """A frozen base layer (Linear or Conv2d, in 4 bits or not) and the adapters it is used with.
 
     ``active`` names the adapters in the order they are applied; with none the layer is its base.
     Switching task is setting ``active``.
@@ -106,11 +108,15 @@ class AdaptedLayer(nn.Module):
         weight = cast(Tensor, self.base.weight)
         for name in self.active:
             weight = cast(Adapter, self.adapters[name]).merged_weight(weight, self.base)
-        plain = copy.deepcopy(self.base) if isinstance(self.base, nn.Conv2d) else self._linear()
+        plain = self._plain()
         plain.weight = nn.Parameter(weight.clone(), requires_grad=False)
         return plain
 
-    def _linear(self) -> nn.Linear:
+    def _plain(self) -> nn.Linear | nn.Conv2d:
+        if isinstance(self.base, NF4Conv2d):
+            return self.base.plain()
+        if isinstance(self.base, nn.Conv2d):
+            return copy.deepcopy(self.base)
         d_out, d_in = cast(Tensor, self.base.weight).shape
         bias = cast("Tensor | None", self.base.bias)
         # On the meta device, so that no global random number is drawn for a weight to be replaced.

@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from lora_cl.errors import MethodError
 
@@ -118,42 +119,45 @@ class _LinearFromNF4(torch.autograd.Function):
         return grad @ ctx.layer.weight.to(grad.dtype), None
 
 
-class NF4Linear(nn.Module):
-    """A frozen linear layer whose weight, (d_out, d_in), is really stored in 4 bits a value.
-
-    (Dettmers et al. 2023, equation 5.) The bias stays float. ``dense`` is the layer to quantise;
-    nothing of its weight is kept.
-    """
+class NF4Layer(nn.Module):
+    """A frozen layer whose weight is really stored in 4 bits a value; its bias stays float."""
 
     codes: Tensor
     absmax: Tensor
     absmax_scale: Tensor
     absmax_mean: Tensor
     bias: nn.Parameter | None
+    shape: tuple[int, ...]
 
-    def __init__(self, dense: nn.Linear) -> None:
-        super().__init__()
-        self.in_features = dense.in_features
-        self.out_features = dense.out_features
-        quantised = nf4_quantize(dense.weight)
-        self.register_buffer("codes", quantised.codes)
-        self.register_buffer("absmax", quantised.absmax)
-        self.register_buffer("absmax_scale", quantised.absmax_scale)
-        self.register_buffer("absmax_mean", quantised.absmax_mean)
-        bias = None if dense.bias is None else dense.bias.detach().clone()
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+    def hold(self, dense: nn.Module) -> None:
+        """Takes the weight of ``dense`` in 4 bits, and a copy of its bias."""
+        weight = cast(Tensor, dense.weight)
+        self.shape = tuple(weight.shape)
+        for name, tensor in vars(nf4_quantize(weight)).items():
+            self.register_buffer(name, tensor)
+        self.register_parameter("bias", _copy_of(cast("Tensor | None", dense.bias)))
 
     @property
     def weight(self) -> Tensor:
         """The weight in float32, dequantised anew at every access: do not hold on to it."""
         quantised = NF4Tensor(self.codes, self.absmax, self.absmax_scale, self.absmax_mean)
-        return nf4_dequantize(quantised, (self.out_features, self.in_features))
+        return nf4_dequantize(quantised, self.shape)
 
     @property
     def stored_bytes(self) -> int:
         """What the layer takes on disk, in bytes: codes, both levels of scales, and the bias."""
         kept = [*self.buffers(), *self.parameters()]
         return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+
+
+class NF4Linear(NF4Layer):
+    """A linear layer in 4 bits (Dettmers et al. 2023, equation 5); nothing is kept of ``dense``."""
+
+    def __init__(self, dense: nn.Linear) -> None:
+        super().__init__()
+        self.in_features = dense.in_features
+        self.out_features = dense.out_features
+        self.hold(dense)
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, _LinearFromNF4.apply(x, self))
@@ -162,8 +166,54 @@ class NF4Linear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
+class NF4Conv2d(NF4Layer):
+    """What a convolution in 4 bits has besides the ``kind`` of Conv2d that it is made of."""
+
+    kind: type[nn.Conv2d]
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Computed again in the backward, so that autograd keeps no float weight.
+        out = checkpoint(super().forward, x, use_reentrant=False, preserve_rng_state=False)
+        return cast(Tensor, out)
+
+    def plain(self) -> nn.Conv2d:
+        """The convolution that it was made of, but for the weight, which is to be given to it."""
+        made: nn.Conv2d = _with_settings(self.kind, self)
+        made.register_parameter("bias", _copy_of(self.bias))
+        return made
+
+
+def nf4_layer(dense: nn.Module) -> NF4Layer:
+    """``dense``, a Linear or any kind of Conv2d, with its weight in 4 bits.
+
+    A convolution stays an instance of its kind, with its padding, stride, dilation and groups.
+    """
+    if not isinstance(dense, nn.Conv2d):
+        return NF4Linear(cast(nn.Linear, dense))
+    layer: NF4Conv2d = _with_settings(_in_four_bits(cast(Any, type(dense))), dense)
+    layer.hold(dense)
+    return layer
+
+
+@functools.cache
+def _in_four_bits(kind: Any) -> Any:
+    return type(f"NF4{kind.__name__}", (NF4Conv2d, kind), {"kind": kind})
+
+
+def _with_settings(kind: Any, like: nn.Module) -> Any:
+    """A module of ``kind`` with what ``like`` has besides parameters and buffers; draws nothing."""
+    made = kind.__new__(kind)
+    nn.Module.__init__(made)
+    own = vars(nn.Module())
+    vars(made).update({name: value for name, value in vars(like).items() if name not in own})
+    return made.eval()
+
+
+def _copy_of(bias: Tensor | None) -> nn.Parameter | None:
+    return None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+
+
 def parameter_count(module: nn.Module) -> int:
-    """How many parameters ``module`` has, each once; a 4-bit weight counts (d_out * d_in)."""
-    quantised = (m for m in module.modules() if isinstance(m, NF4Linear))
-    codes = sum(m.in_features * m.out_features for m in quantised)
+    """How many parameters ``module`` has, each once; a 4-bit weight counts its values."""
+    codes = sum(math.prod(m.shape) for m in module.modules() if isinstance(m, NF4Layer))
     return sum(p.numel() for p in module.parameters()) + codes

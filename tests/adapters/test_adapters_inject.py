@@ -268,8 +268,6 @@ def test_refusals():
         wrap(mlp(), ["0", "1"])
     with pytest.raises(MethodError, match="layer 'x' is not there"):
         wrap(mlp(), ["x"])
-    with pytest.raises(MethodError, match="4-bit base holds Linear layers only"):
-        wrap(nn.Sequential(nn.Conv2d(1, 1, 1)), ["0"], quantize=True)
     with pytest.raises(MethodError, match="call wrap first"):
         activate(mlp(), "first")
     with pytest.raises(MethodError, match="layer 0: rank: 0 is not allowed"):

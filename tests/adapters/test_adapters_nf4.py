@@ -1,5 +1,6 @@
 """The 4-bit base: its levels, its bytes, its error, and that no float copy lives."""
 
+import copy
 import gc
 
 import adapters_reference as reference
@@ -8,9 +9,20 @@ import pytest
 import torch
 from torch import nn
 
-from lora_cl.adapters import NF4Linear, nf4_dequantize, nf4_quantize
-from lora_cl.adapters.nf4 import NF4_LEVELS
+from lora_cl.adapters import (
+    NF4Linear,
+    activate,
+    add_adapter,
+    make_lora,
+    merged,
+    nf4_dequantize,
+    nf4_quantize,
+    parameter_count,
+    wrap,
+)
+from lora_cl.adapters.nf4 import NF4_LEVELS, nf4_layer
 from lora_cl.errors import MethodError
+from lora_cl.models import SameConv2d
 
 
 def round_trip(values):
@@ -119,6 +131,63 @@ def test_state_dict_round_trip_keeps_every_bit():
     assert not torch.equal(first(x), second(x))
     second.load_state_dict(first.state_dict())
     assert torch.equal(first(x), second(x))
+
+
+CONVOLUTIONS = {
+    "strided": lambda: nn.Conv2d(4, 6, 3, stride=2, padding=1),
+    "grouped": lambda: nn.Conv2d(4, 6, 3, groups=2, dilation=2, bias=False),
+    "circular": lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"),
+    "same": lambda: SameConv2d(4, 6, 3, stride=2),
+}
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_a_convolution_computes_with_the_dequantised_weight(kind):
+    torch.manual_seed(0)
+    dense = CONVOLUTIONS[kind]()
+    layer = nf4_layer(dense)
+    assert isinstance(layer, type(dense))
+    assert torch.equal(layer.weight, round_trip(dense.weight))
+    assert not torch.equal(layer.weight, dense.weight)
+    dense.weight.data.copy_(layer.weight)
+    x, wanted = (torch.randn(2, 4, 9, 7).requires_grad_() for _ in range(2))
+    wanted.data.copy_(x)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: saved.append(t.numel()) or t, lambda t: t
+    ):
+        out = layer(x)
+    assert layer.weight.numel() not in saved
+    expected = dense(wanted)
+    assert torch.equal(out, expected)
+    g = torch.randn_like(out)
+    out.backward(g)
+    expected.backward(g)
+    torch.testing.assert_close(x.grad, wanted.grad)
+    fresh = nf4_layer(CONVOLUTIONS[kind]())
+    assert not torch.equal(fresh(x), out)
+    fresh.load_state_dict(layer.state_dict())
+    assert torch.equal(copy.deepcopy(fresh)(x), out)
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_a_convolution_in_four_bits_is_merged_into_a_plain_one(kind):
+    torch.manual_seed(0)
+    dense = CONVOLUTIONS[kind]()
+    backbone = nn.Sequential(dense)
+    wrap(backbone, ["0"], quantize=True)
+    generator = torch.Generator().manual_seed(1)
+    add_adapter(
+        backbone, "a", lambda _, base: make_lora(base, rank=2, alpha=4, generator=generator)
+    )
+    backbone[0].adapters["a"].lora_B.weight.data.normal_()
+    activate(backbone, "a")
+    plain = merged(backbone)
+    assert type(plain[0]) is type(dense)
+    x = torch.randn(2, 4, 9, 7)
+    torch.testing.assert_close(plain(x), backbone(x), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(plain(x), backbone[0].base(x), atol=0.1)
+    assert parameter_count(backbone[0].base) == parameter_count(dense)
 
 
 @pytest.mark.parametrize("weight", [torch.tensor([1.0, float("nan")]), torch.empty(0)])

@@ -38,6 +38,7 @@ METHODS = {
     "shared_private": "{method: shared_private, private_dim: 2}",
     **{name: f"{{method: {name}, rank: 2}}" for name in LOW_RANK},
     "adalora": "{method: adalora, rank: 2, target_rank: 1}",
+    "qlora": "{method: qlora, rank: 2}",
     "ewc-lora": "{method: ewc, adapter: {name: lora, rank: 2}}",
 }
 
@@ -53,8 +54,7 @@ def test_every_method_learns_two_tasks(tmp_path: Path, method: str, model: str) 
 
 @pytest.mark.parametrize("method", [*LOW_RANK, "adalora", "ewc-lora", "qlora"])
 def test_adapters_reach_packed_attention(tmp_path: Path, method: str) -> None:
-    options = METHODS.get(method, "{method: qlora, rank: 2}")
-    text = TEXT.format(model="{name: 'encoder_backbone:Encoder'}", method=options)
+    text = TEXT.format(model="{name: 'encoder_backbone:Encoder'}", method=METHODS[method])
     folder = run_done(text, tmp_path)
     result = read_result(folder)
     assert result is not None
@@ -71,13 +71,6 @@ def test_the_same_bytes_again(tmp_path: Path, model: str) -> None:
     text = TEXT.format(model=MODELS[model], method=METHODS["lora"])
     first, second = (outcome(run_done(text, tmp_path / name)) for name in ("first", "second"))
     assert first == second
-
-
-def test_four_bits_hold_linear_layers_only(tmp_path: Path) -> None:
-    quantised = "{method: qlora, rank: 2}"
-    run_done(TEXT.format(model=MODELS["vit"], method=quantised), tmp_path)
-    with pytest.raises(ConfigError, match="is a Conv2d; a 4-bit base holds Linear layers only"):
-        runs_of(TEXT.format(model=MODELS["timm"], method=quantised))
 
 
 GROUPED = {

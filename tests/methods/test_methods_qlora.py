@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import gc
+import math
 from pathlib import Path
 
-import pytest
 import torch
 from low_rank_cases import (
     experiment,
@@ -13,8 +13,8 @@ from low_rank_cases import (
 from method_cases import CNN, run_one
 from torch.nn import functional
 
-from lora_cl.adapters import NF4Linear
-from lora_cl.errors import ConfigError
+from lora_cl.adapters import NF4Linear, adapted_layers
+from lora_cl.running.loading import load_run
 
 QLORA = "qlora: {rank: 2, alpha: 4}"
 ODD = "{name: mlp, hidden: [37, 53]}"
@@ -96,8 +96,18 @@ def test_the_forward_against_the_dequantised_weight() -> None:
         torch.testing.assert_close(network.backbone(x), h, rtol=1e-5, atol=1e-5)
 
 
-def test_a_convolution_cannot_be_quantised(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'conv1' is a Conv2d; a 4-bit base holds Linear layers"):
-        run_one(experiment(QLORA, model=CNN), tmp_path)
-    record = run_one(experiment("qlora: {targets: [linear]}", model=CNN), tmp_path)
-    assert record.result["isolated"]
+def test_convolutions_are_quantised_too(tmp_path: Path) -> None:
+    half, dense = (
+        run_one(experiment(f"{name}: {{rank: 2}}", model=CNN), tmp_path / name)
+        for name in ("qlora", "lora")
+    )
+    assert half.result["isolated"]
+    kept = [record.result["cost"] for record in (half, dense)]
+    assert kept[0]["added_params_per_task"] == kept[1]["added_params_per_task"]
+    assert kept[0]["total_params"] == kept[1]["total_params"]
+    with load_run(dense.folder).view(0) as network:
+        sizes = [layer.weight.numel() for layer in adapted_layers(network.backbone).values()]
+    assert len(sizes) == 2
+    # A code of half a byte for four, a byte a block of 64, and 4 + 4 of its scale and mean.
+    saved = sum(4 * n - (math.ceil(n / 2) + math.ceil(n / 64) + 8) for n in sizes)
+    assert kept[1]["stored_bytes"] - kept[0]["stored_bytes"] == saved > 0

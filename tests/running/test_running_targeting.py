@@ -122,10 +122,3 @@ def test_what_is_refused() -> None:
         one_run("lora: {targets: {auto: 3}}")
     with pytest.raises(ConfigError, match=r"methods\.lora\.targets.*auto"):
         one_run("lora: {targets: {auto: 0}}")
-    with pytest.raises(ConfigError, match="4-bit base holds Linear layers only"):
-        one_run(
-            "qlora: {targets: {auto: 1}}",
-            "task",
-            "model={name: cnn, channels: [2], hidden: 4}",
-            "benchmark.dataset={name: synthetic, classes: 6, shape: [1, 4, 4]}",
-        )
