@@ -92,10 +92,12 @@ def recorded_fits() -> Iterator[list[Recorded]]:
         yield records
 
 
-def in_process(run: RunConfig, results: Path) -> tuple[dict[str, Any], list[Recorded]]:
+def in_process(
+    run: RunConfig, results: Path, data: Path | None = None
+) -> tuple[dict[str, Any], list[Recorded]]:
     """A whole run in this process, from nothing: its record, and its fits."""
     with recorded_fits() as records:
-        outcome = run_one(run, Where(results), force=True)
+        outcome = run_one(run, Where(results, data_dir=data), force=True)
     if outcome.status != "done":
         raise RuntimeError(f"{run.label}: {outcome.message}")
     result = read_result(results / run.folder)

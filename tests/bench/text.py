@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from lora_cl.config import RunConfig
 from lora_cl.data import data_root
+from lora_cl.data.cache import clear
 from lora_cl.models.text import MINILM
 from tests.bench.measure import (
     MemoryGrowth,
@@ -65,7 +66,38 @@ def rows(setting: Setting) -> list[Row]:
         less = ratio(grown, "ours", "peft")
         name = "(f) memory of the steps of lora on MiniLM / PEFT on transformers"
         found.append(at_most(1.0, name, mib["ours"], mib["peft"], "MiB", less))
+    found.append(_second_seed(setting))
     return found
+
+
+def _second_seed(setting: Setting) -> Row:
+    """Evaluating ``frozen`` after each of four tasks of WordNet, by a first seed and by one that
+    finds the features of all texts kept."""
+    root = setting.scratch / "data"
+    root.mkdir()
+    for name in ("models", "wordnet"):
+        (root / name).symlink_to(data_root() / name)
+    data = {"name": "wordnet", "classes": 8, "train_per_class": 64, "test_per_class": 50}
+
+    def evaluating(seed: int) -> float:
+        if seed == 0:
+            clear(root, "features")
+        run = run_config(
+            {"frozen": {}},
+            benchmark={"name": "split", "dataset": data, "tasks": 4, "class_order": "shuffled"},
+            model={"name": "transformers", "model": "minilm"},
+            train={"epochs": 1, "batch_size": 32, "lr": 1e-3},
+            seeds=[seed],
+        )
+        result, _ = in_process(run, setting.scratch / "text", root)
+        return float(result["cost"]["eval_seconds"])
+
+    sides = {"first": lambda: evaluating(0), "second": lambda: evaluating(1)}
+    seconds = take_turns(setting.of(3, 1), sides, warm_up=False)
+    ms = {name: 1000 * median(values) for name, values in seconds.items()}
+    faster = ratio(seconds, "first", "second")
+    name = "(f) evaluating frozen on MiniLM: first seed / second, with the features kept"
+    return at_least(20.0, name, ms["second"], ms["first"], "ms", faster)
 
 
 def _run(method: dict[str, Any], per_class: int, epochs: int) -> RunConfig:
