@@ -12,6 +12,10 @@ from lora_cl.models.backbone import Backbone
 from lora_cl.models.network import content_hash
 
 
+UNKNOWN = -1
+"""The version of a tensor made in inference mode, which keeps no count of its changes."""
+
+
 class RememberingBackbone(Backbone):
     """A backbone whose features of one input depend, to the last bit, on no other input.
 
@@ -37,13 +41,14 @@ class RememberingBackbone(Backbone):
         if self.training or x.device.type != "cpu":
             return False
         versions = self._addresses()
-        if versions != self._versions:
+        if versions != self._versions or UNKNOWN in (version for _, version in versions):
             self._same = len(versions) == len(self._versions) and self._content() == self._hash
             self._versions = versions
         return self._same
 
     def _addresses(self) -> list[tuple[int, int]]:
-        return [(tensor.data_ptr(), tensor._version) for tensor in self.state_dict().values()]
+        tensors = self.state_dict().values()
+        return [(t.data_ptr(), UNKNOWN if t.is_inference() else t._version) for t in tensors]
 
     def _content(self) -> bytes:
         digest = hashlib.blake2b(digest_size=16)
