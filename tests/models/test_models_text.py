@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from lora_cl.data.features import FeatureStore
 from lora_cl.data.source import text_rows
 from lora_cl.errors import ConfigError, DataError, LoraClError
 from lora_cl.methods import METHODS
+from lora_cl.methods.routing import ROUTERS
 from lora_cl.models.text import BUCKET, Transformers
 from lora_cl.records.folders import read_record
 from lora_cl.running.answers import answers
@@ -223,6 +225,39 @@ def test_features_of_a_network_that_has_learned_are_not_those_kept(
         assert rows_read == [8]
     assert torch.equal(network(tokens), first)  # Where gradients may be asked for, it computes.
     assert rows_read == [8, 8]
+
+
+def test_a_copy_made_in_inference_mode_has_what_is_kept_until_it_changes(
+    place: Path, own_cache: Path, rows_read: list[int]
+) -> None:
+    network, tokens = backbone(place / "bert"), tokens_of(place / "bert", sentences(8))
+    network.requires_grad_(False)
+    network.remember(FeatureStore(own_cache / "one"))
+    with torch.inference_mode():
+        first = network(tokens)
+        copied = copy.deepcopy(network)
+        word = next(p for name, p in copied.named_parameters() if "word_embeddings" in name)
+        assert word.is_inference()
+        rows_read.clear()
+        assert torch.equal(copied(tokens), first)
+        assert rows_read == []
+        word += 1
+        assert not torch.equal(copied(tokens), first)
+        assert rows_read == [8]
+        assert torch.equal(network(tokens), first)
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+def test_every_router_answers_for_texts(
+    router: str, tmp_path: Path, text_of: Callable[..., str]
+) -> None:
+    found = []
+    for cache in ("true", "false"):
+        text = text_of(f"lora: {{rank: 2, router: {router}}}", "class") + f"cache: {cache}\n"
+        result = read_record(run_done(text, tmp_path / cache)).result
+        found.append([result[name] for name in ("accuracy_matrix", "confusion_matrices")])
+    assert found[0] == found[1]
+    assert all(entry is not None for entry in found[0][0][1])
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
