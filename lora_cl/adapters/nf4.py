@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lora_cl.errors import MethodError
+from lora_cl.models.checkpointing import computes_twice
 
 BLOCK = 64
 ABSMAX_BLOCK = 256
@@ -160,6 +161,8 @@ class NF4Linear(NF4Layer):
         self.hold(dense)
 
     def forward(self, x: Tensor) -> Tensor:
+        if not computes_twice():
+            return F.linear(x, self.weight.to(x.dtype), self.bias)
         return cast(Tensor, _LinearFromNF4.apply(x, self))
 
     def extra_repr(self) -> str:
@@ -172,6 +175,8 @@ class NF4Conv2d(NF4Layer):
     kind: type[nn.Conv2d]
 
     def forward(self, x: Tensor) -> Tensor:
+        if not computes_twice():
+            return cast(Tensor, super().forward(x))
         # Computed again in the backward, so that autograd keeps no float weight.
         out = checkpoint(super().forward, x, use_reentrant=False, preserve_rng_state=False)
         return cast(Tensor, out)

@@ -47,13 +47,19 @@ def checkpoint_blocks(network: nn.Module) -> int:
 
 
 def _twice(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    if not torch.is_grad_enabled():
+    if not computes_twice():
         return forward(*args, **kwargs)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _without_statistics(block)
 
     return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+
+
+def computes_twice() -> bool:
+    """Whether what a gradient needs can be computed again for it: not by ``torch.func``, as in a
+    Fisher information sample by sample, which knows no such thing; there it is held."""
+    return torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
 
 
 @contextmanager

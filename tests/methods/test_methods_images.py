@@ -39,7 +39,10 @@ METHODS = {
     **{name: f"{{method: {name}, rank: 2}}" for name in LOW_RANK},
     "adalora": "{method: adalora, rank: 2, target_rank: 1}",
     "qlora": "{method: qlora, rank: 2}",
-    "ewc-lora": "{method: ewc, adapter: {name: lora, rank: 2}}",
+    **{
+        f"ewc-{name}": f"{{method: ewc, adapter: {{name: {name}, rank: 2}}}}"
+        for name in ("lora", "dora", "qlora")
+    },
 }
 
 
@@ -52,7 +55,7 @@ def test_every_method_learns_two_tasks(tmp_path: Path, method: str, model: str) 
     assert all(entry is not None for entry in result["accuracy_matrix"][-1])
 
 
-@pytest.mark.parametrize("method", [*LOW_RANK, "adalora", "ewc-lora", "qlora"])
+@pytest.mark.parametrize("method", [*LOW_RANK, "adalora", "ewc-lora", "ewc-qlora", "qlora"])
 def test_adapters_reach_packed_attention(tmp_path: Path, method: str) -> None:
     text = TEXT.format(model="{name: 'encoder_backbone:Encoder'}", method=METHODS[method])
     folder = run_done(text, tmp_path)

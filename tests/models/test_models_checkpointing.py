@@ -16,7 +16,8 @@ from lora_cl.adapters import activate, add_adapter, make_lora, match_targets, wr
 from lora_cl.config import parse_config
 from lora_cl.errors import ConfigError
 from lora_cl.models.checkpointing import blocks, checkpoint_blocks
-from lora_cl.testing.runs import TINY, runs_of
+from lora_cl.testing.contract import learned_by
+from lora_cl.testing.runs import TINY, run_done, runs_of
 
 
 def transformer(folder: Path, kind: str, **options: Any) -> nn.Module:
@@ -101,3 +102,23 @@ def test_the_option_changes_no_name_of_a_run_and_is_refused_where_nothing_repeat
     assert parse_config(text, "t.yaml", [deep]).config.model.checkpointing is False
     with pytest.raises(ConfigError, match="repeats no blocks"):
         runs_of(text, "model={name: torchvision, model: vgg11, size: 32, checkpointing: true}")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "ewc: {strength: 10}",
+        "ewc: {strength: 10, adapter: {name: lora, rank: 2}}",
+        "ewc: {strength: 10, adapter: {name: qlora, rank: 2}}",
+        "lwf: {}",
+        "derpp: {}",
+        "inflora: {rank: 2}",
+    ],
+)
+def test_methods_that_differentiate_otherwise_learn_the_same(method: str, tmp_path: Path) -> None:
+    text = TINY.format(scenario="class", method=method).replace("features: 12", "shape: [1, 8, 8]")
+    text = text.replace("{name: mlp, hidden: [10, 8]}", "{name: vit, width: 8, heads: 2, depth: 2}")
+    assert "vit" in text
+    plain = learned_by(run_done(text, tmp_path / "plain"))
+    deep = text.replace("depth: 2", "depth: 2, checkpointing: true")
+    assert learned_by(run_done(deep, tmp_path / "deep")) == plain

@@ -121,6 +121,15 @@ def test_every_method_learns_texts_or_says_why_not(
         assert network(x).shape[0] == 3
 
 
+@pytest.mark.parametrize("adapter", ["lora", "dora", "qlora"])
+@pytest.mark.parametrize("method", ["ewc", "derpp"])
+def test_one_adapter_for_all_tasks_of_texts(
+    method: str, adapter: str, tmp_path: Path, text_of: Callable[..., str]
+) -> None:
+    folder = run_done(text_of(f"{method}: {{adapter: {{name: {adapter}, rank: 2}}}}"), tmp_path)
+    assert all(entry is not None for entry in read_record(folder).result["accuracy_matrix"][1])
+
+
 def test_it_learns(tmp_path: Path, place: Path) -> None:
     """Each text ends with a word of its class; chance is a half."""
     texts = save_texts(tmp_path / "more.csv", per_class=60)
