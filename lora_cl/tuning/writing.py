@@ -16,14 +16,12 @@ NAMES = ("name", "method")
 def tuned_yaml(config: Config, tuning: Tuning, trace_sha256: str, command: str) -> str:
     """``config`` with the chosen values, every method of which says that it is tuned.
 
-    A method without a whole trial, or with nothing to choose between, stays as it was, and says
-    nothing. ``command`` runs the file.
+    A method without a whole trial stays as it was, and says nothing. ``command`` runs the file.
     """
     changed = config
     for label in tuning.tried:
         best, keys = tuning.best(label), list(space_of(label, tuning.options))
-        distinct = {tuple(one.runs.values()) for one in tuning.tried[label]}
-        if best is None or not keys or len(distinct) == 1:
+        if best is None or not keys:
             continue
         values = dict(best.trial.values)
         trials = len(tuning.tried[label])
