@@ -11,7 +11,6 @@ from lora_cl.data.features import FeatureStore
 from lora_cl.models.backbone import Backbone
 from lora_cl.models.network import content_hash
 
-
 UNKNOWN = -1
 """The version of a tensor made in inference mode, which keeps no count of its changes."""
 
