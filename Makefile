@@ -23,7 +23,8 @@ tune-smoke: .venv/installed
 	$(RUN) tune configs/smoke.yaml -o tune.trials=2 --results $$smoke/runs --output $$smoke/tuned.yaml && \
 	$(RUN) validate $$smoke/tuned.yaml
 
-# What `lr: tuned` stands for: values for every method with their traces, then the tables of these.
+# What `lr: tuned` stands for: values for every method with their traces, then the tables of these;
+# hours, most of them for WordNet.
 TUNED := split_mnist split_mnist_class permuted_mnist_task permuted_mnist wordnet wordnet_class
 tuned: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[text]'

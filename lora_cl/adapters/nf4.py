@@ -184,6 +184,7 @@ class NF4Conv2d(NF4Layer):
     def plain(self) -> nn.Conv2d:
         """The convolution that it was made of, but for the weight, which is to be given to it."""
         made: nn.Conv2d = _with_settings(self.kind, self)
+        del made.shape  # Of the 4-bit codes alone.
         made.register_parameter("bias", _copy_of(self.bias))
         return made
 

@@ -212,12 +212,17 @@ def test_a_frozen_network_reads_every_text_once_in_all_runs(
     assert sum(rows_read) > 3 * 20 * 52
 
 
+def remembering(place: Path, own_cache: Path) -> tuple[Transformers, Tensor]:
+    """A frozen network that keeps what it computes, and eight texts for it."""
+    network = backbone(place / "bert").requires_grad_(False)
+    network.remember(FeatureStore(own_cache / "one"))
+    return network, tokens_of(place / "bert", sentences(8))
+
+
 def test_features_of_a_network_that_has_learned_are_not_those_kept(
     tmp_path: Path, place: Path, own_cache: Path, rows_read: list[int]
 ) -> None:
-    network, tokens = backbone(place / "bert"), tokens_of(place / "bert", sentences(8))
-    network.requires_grad_(False)
-    network.remember(FeatureStore(own_cache / "one"))
+    network, tokens = remembering(place, own_cache)
     with torch.no_grad():
         first = network(tokens)
         rows_read.clear()
@@ -239,9 +244,7 @@ def test_features_of_a_network_that_has_learned_are_not_those_kept(
 def test_a_copy_made_in_inference_mode_has_what_is_kept_until_it_changes(
     place: Path, own_cache: Path, rows_read: list[int]
 ) -> None:
-    network, tokens = backbone(place / "bert"), tokens_of(place / "bert", sentences(8))
-    network.requires_grad_(False)
-    network.remember(FeatureStore(own_cache / "one"))
+    network, tokens = remembering(place, own_cache)
     with torch.inference_mode():
         first = network(tokens)
         copied = copy.deepcopy(network)

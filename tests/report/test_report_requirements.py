@@ -35,7 +35,8 @@ def test_of_the_mean_in_every_way_to_compare() -> None:
 
 def test_the_last_digit_of_a_mean_decides_nothing() -> None:
     mine = [[1.0, None], [1 / 40, 11 / 40]]  # 0.15, and added up 0.15000000000000002.
-    (row,) = aggregate([record("full", 0, mine)])[0].rows
+    table = aggregate([record("full", 0, mine)])
+    (row,) = table[0].rows
     assert row.measures["average_accuracy"].mean != 0.15
     for text, met in {
         "<= 0.15": True,
@@ -44,7 +45,7 @@ def test_the_last_digit_of_a_mean_decides_nothing() -> None:
         ">= 0.1501": False,
     }.items():
         wanted = [requirement(f"full.average_accuracy {text}")]
-        (one,) = findings(aggregate([record("full", 0, mine)]), wanted)
+        (one,) = findings(table, wanted)
         assert (not one.problem) is met, text
 
 
