@@ -25,7 +25,7 @@ tune-smoke: .venv/installed
 
 # What `lr: tuned` stands for: values for every method with their traces, then the tables of these;
 # hours, most of them for WordNet.
-TUNED := split_mnist split_mnist_class permuted_mnist_task permuted_mnist wordnet wordnet_class
+TUNED := split_mnist split_mnist_domain split_mnist_class permuted_mnist_task permuted_mnist wordnet wordnet_class
 tuned: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[text]'
 	for name in $(TUNED); do \
@@ -76,7 +76,7 @@ slow: .venv/installed
 	$(BIN)/python -m pytest -q -o addopts= -m slow tests
 
 # The tables we stand behind: hours of work in well under one; see results/published/README.md.
-PUBLISHED := split_digits split_mnist split_mnist_class permuted_mnist permuted_mnist_task lora_ranks
+PUBLISHED := split_digits split_mnist split_mnist_domain split_mnist_class permuted_mnist permuted_mnist_task lora_ranks
 published: .venv/installed
 	for name in $(PUBLISHED); do \
 	  $(RUN) run configs/$$name.yaml || exit 1; \

@@ -20,8 +20,9 @@ def trace_of(path: Path) -> Path:
 
 
 def test_there_are_some() -> None:
-    mnist = {"split_mnist", "split_mnist_class", "permuted_mnist", "permuted_mnist_task"}
-    assert mnist | {"wordnet", "wordnet_class"} <= FILES.keys()
+    split = {"split_mnist", "split_mnist_domain", "split_mnist_class"}
+    assert split | {"permuted_mnist", "permuted_mnist_task"} <= FILES.keys()
+    assert {"wordnet", "wordnet_class"} <= FILES.keys()
 
 
 @pytest.mark.parametrize("name", FILES)
