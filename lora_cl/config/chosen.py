@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from lora_cl.config.model import Config
 from lora_cl.config.syntax import from_yaml
+from lora_cl.methods import METHODS
 from lora_cl.options import AtKeyError
 from lora_cl.shipped import TUNED, shipped
 from lora_cl.text import did_you_mean
@@ -28,8 +29,8 @@ MADE_ALIKE = ("benchmark", "scenario", "model")
 def with_chosen(value: Any) -> Any:
     """A config as it was read, with the shipped values in the place of `tuned`.
 
-    Looked at are the keys of `train`, for every method that has none of its own there, and those
-    of methods. Raises AtKeyError, at the key, where no value is shipped.
+    Looked at are the keys of `train`, for every method that trains and has none of its own there,
+    and those of methods. Raises AtKeyError, at the key, where no value is shipped.
     """
     asked = list(_asked(value))
     if not asked:
@@ -46,10 +47,16 @@ def with_chosen(value: Any) -> Any:
         return changed  # What else is wrong is said first.
     for path in asked:
         shared = path[0] == "train"
-        for label in config.methods if shared else [path[1]]:
+        for label in _training(config) if shared else [path[1]]:
             if not shared or path[1] not in config.methods[label].train.given():
                 _put(changed, config, label, path if shared else path[2:], path)
     return changed
+
+
+def _training(config: Config) -> list[str]:
+    """The methods that train anything."""
+    methods = config.methods.items()
+    return [label for label, options in methods if METHODS[options.method].trains(options)]
 
 
 def _asked(value: Any) -> Iterator[Key]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from lora_cl.benchmarks import Task
+from lora_cl.methods.classifier import is_trained
 from lora_cl.methods.method import Fit, Method
 from lora_cl.models import trainable_only
 from lora_cl.options import OptionsBase
@@ -22,6 +23,10 @@ class Frozen(Method):
 
     Options: ClassVar[type[OptionsBase]] = FrozenOptions
     summary: ClassVar[str] = "the base is frozen, only the head trains (or class statistics answer)"
+
+    @classmethod
+    def trains(cls, options: Any) -> bool:
+        return options.classifier is None or is_trained(options.classifier.name)
 
     @property
     def isolated(self) -> bool:

@@ -90,6 +90,11 @@ class Method(ABC):
         """The option that a budget sets, if there is one."""
         return None
 
+    @classmethod
+    def trains(cls, options: Any) -> bool:
+        """Whether anything is trained, so that how it is trained makes a difference."""
+        return True
+
     def __init__(self, options: Any) -> None:
         self.options = options
         self.chosen: dict[str, Any] = {}

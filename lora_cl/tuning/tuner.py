@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from lora_cl.config import Config, Experiment, RunConfig
 from lora_cl.config.study import MAX_TRIALS, RangeOptions, TuneOptions
 from lora_cl.errors import ConfigError
+from lora_cl.methods import METHODS
 from lora_cl.records.folders import read_record
 from lora_cl.records.metrics import average_accuracy, rounded
 from lora_cl.text import one_line
@@ -80,13 +81,19 @@ class Tuning:
 def tune(experiment: Experiment, runs: Sequence[RunConfig], do: Do) -> Tuning:
     """Searches for every method that one of ``runs`` is of; these are prepared and not done.
 
-    The same search finds what it did before done already. Raises ConfigError where a value of the
+    A method that trains nothing, and of which the space has nothing, is left as it is. The same search finds what it did before done already. Raises ConfigError where a value of the
     space is none that a config can have; then nothing was started.
     """
     options = experiment.tune or TuneOptions()
     if experiment.config.budget is not None:
         raise experiment.error("a config with a budget is not tuned: its sizes follow", "budget")
-    content = {run.label: run.content for run in runs}
+    methods = experiment.config.methods
+    content = {
+        run.label: run.content
+        for run in runs
+        if METHODS[methods[run.label].method].trains(methods[run.label])
+        or any(key.startswith(f"methods.{run.label}.") for key in options.space)
+    }
     check_space(experiment, options, list(content))
     seeds = options.seeds_beside(experiment.config.seeds)
     searches = {label: make_search(label, options) for label in content}

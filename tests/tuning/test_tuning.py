@@ -319,6 +319,29 @@ def test_a_grid_has_every_combination_once_and_the_config_as_it_is(tmp_path: Pat
     assert "every point of a grid for each method on the first 2 tasks" in text
 
 
+def test_what_trains_nothing_has_nothing_to_tune(tmp_path: Path) -> None:
+    means = "methods.means={method: frozen, classifier: ncm}"
+    one = experiment("", "", f"benchmark.dataset={SYNTHETIC}", means, "train.epochs=1")
+    found = tuned(one, tmp_path)
+    assert list(found.tried) == ["full", "mine"]
+    written = parse_config(tuned_yaml(one.config, found, "0", "x"), "t.yaml").config
+    told = {label: options.tuned is not None for label, options in written.methods.items()}
+    assert told == {"full": True, "mine": True, "means": False}
+    assert written.methods["means"] == one.config.methods["means"]
+
+
+def test_what_trains_nothing_is_tuned_by_what_is_of_it_alone(tmp_path: Path) -> None:
+    projected = "methods.projected={method: frozen, classifier: {name: ranpac, width: 4}}"
+    space = "tune.space={train.lr: [1e-4], methods.projected.classifier.width: [4, 64]}"
+    one = experiment("", "", f"benchmark.dataset={SYNTHETIC}", projected, space, "tune.search=grid")
+    found = tuned(one, tmp_path, only=["projected"])
+    (tried,) = found.tried.values()
+    assert [one.trial.values.get("classifier.width") for one in tried] == [None, 4, 64]
+    best = found.best("projected")
+    assert best is not None
+    assert best.trial.values["classifier.width"] == 64
+
+
 def test_a_list_that_gives_a_value_twice_is_no_run_twice(tmp_path: Path) -> None:
     overrides = (f"benchmark.dataset={SYNTHETIC}", "tune.space={train.lr: [1e-4]}")
     told: list[str] = []
