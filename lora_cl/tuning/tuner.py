@@ -81,8 +81,9 @@ class Tuning:
 def tune(experiment: Experiment, runs: Sequence[RunConfig], do: Do) -> Tuning:
     """Searches for every method that one of ``runs`` is of; these are prepared and not done.
 
-    A method that trains nothing, and of which the space has nothing, is left as it is. The same search finds what it did before done already. Raises ConfigError where a value of the
-    space is none that a config can have; then nothing was started.
+    A method that trains nothing, and of which the space has nothing, is left as it is. The same
+    search finds what it did before done already. Raises ConfigError where a value of the space is
+    none that a config can have; then nothing was started.
     """
     options = experiment.tune or TuneOptions()
     if experiment.config.budget is not None:
