@@ -179,7 +179,11 @@ def test_the_other_figures_of_the_readme_are_published():
 
 
 @pytest.mark.parametrize(
-    "name", ["split_mnist", "split_mnist_class", "permuted_mnist_task", "permuted_mnist"]
+    "name",
+    [
+        *("split_mnist", "split_mnist_domain", "split_mnist_class"),
+        *("permuted_mnist", "permuted_mnist_task"),
+    ],
 )
 def test_what_is_said_of_tuned_tables_is_in_them(name):
     """The averages of both tables, and the values that the trace has as chosen."""
