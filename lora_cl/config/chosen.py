@@ -47,14 +47,14 @@ def with_chosen(value: Any) -> Any:
         return changed  # What else is wrong is said first.
     for path in asked:
         shared = path[0] == "train"
-        for label in _training(config) if shared else [path[1]]:
+        for label in trained_methods(config) if shared else [path[1]]:
             if not shared or path[1] not in config.methods[label].train.given():
                 _put(changed, config, label, path if shared else path[2:], path)
     return changed
 
 
-def _training(config: Config) -> list[str]:
-    """The methods that train anything."""
+def trained_methods(config: Config) -> list[str]:
+    """The labels of the methods that train anything."""
     methods = config.methods.items()
     return [label for label, options in methods if METHODS[options.method].trains(options)]
 

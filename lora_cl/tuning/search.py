@@ -30,9 +30,14 @@ class Trial:
 
 def space_of(label: str, options: TuneOptions) -> dict[str, Values | RangeOptions]:
     """The keys of one method: those of `train` that all have, and those of its own before them."""
-    own = f"methods.{label}."
     space = {k: v for k, v in options.space.items() if not k.startswith("methods.")}
-    return space | {k.removeprefix(own): v for k, v in options.space.items() if k.startswith(own)}
+    return space | own_space(label, options)
+
+
+def own_space(label: str, options: TuneOptions) -> dict[str, Values | RangeOptions]:
+    """The keys that the space has of one method alone."""
+    own = f"methods.{label}."
+    return {k.removeprefix(own): v for k, v in options.space.items() if k.startswith(own)}
 
 
 class Search(Protocol):
@@ -63,7 +68,7 @@ class RandomSearch:
 
     def _drawn(self, key: str, values: Values | RangeOptions, index: int) -> Any:
         stream = ("tuning", key, index)
-        if f"methods.{self.label}.{key}" in self.options.space:
+        if key in own_space(self.label, self.options):
             stream = ("tuning", self.label, key, index)  # type: ignore[assignment]
         return value_at(values, random.Random(seed_for(self.options.seed, *stream)).random())
 

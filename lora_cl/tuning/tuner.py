@@ -13,13 +13,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from lora_cl.config import Config, Experiment, RunConfig
+from lora_cl.config.chosen import trained_methods
 from lora_cl.config.study import MAX_TRIALS, RangeOptions, TuneOptions
 from lora_cl.errors import ConfigError
-from lora_cl.methods import METHODS
 from lora_cl.records.folders import read_record
 from lora_cl.records.metrics import average_accuracy, rounded
 from lora_cl.text import one_line
-from lora_cl.tuning.search import Search, Trial, corners, make_search, space_of
+from lora_cl.tuning.search import Search, Trial, corners, make_search, own_space, space_of
 
 NAME_LENGTH = 64 - len("-tuning")
 
@@ -88,12 +88,11 @@ def tune(experiment: Experiment, runs: Sequence[RunConfig], do: Do) -> Tuning:
     options = experiment.tune or TuneOptions()
     if experiment.config.budget is not None:
         raise experiment.error("a config with a budget is not tuned: its sizes follow", "budget")
-    methods = experiment.config.methods
+    trained = trained_methods(experiment.config)
     content = {
         run.label: run.content
         for run in runs
-        if METHODS[methods[run.label].method].trains(methods[run.label])
-        or any(key.startswith(f"methods.{run.label}.") for key in options.space)
+        if run.label in trained or own_space(run.label, options)
     }
     check_space(experiment, options, list(content))
     seeds = options.seeds_beside(experiment.config.seeds)

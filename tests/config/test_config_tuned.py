@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lora_cl.config import load_config
-from lora_cl.config.chosen import MADE_ALIKE
-from lora_cl.methods import METHODS
+from lora_cl.config.chosen import MADE_ALIKE, trained_methods
 from lora_cl.shipped import TUNED, shipped
 
 FILES = shipped(TUNED)
@@ -19,10 +17,6 @@ FILES = shipped(TUNED)
 
 def trace_of(path: Path) -> Path:
     return path.with_suffix(".trace.json")
-
-
-def trains(options: Any) -> bool:
-    return METHODS[options.method].trains(options)
 
 
 def test_there_are_some() -> None:
@@ -39,7 +33,7 @@ def test_each_says_of_which_trials_it_is(name: str) -> None:
     config = load_config(path).config
     tuned = {label for label, options in config.methods.items() if options.tuned is not None}
     assert tuned == tried.keys()
-    assert {label for label, options in config.methods.items() if trains(options)} <= tuned
+    assert set(trained_methods(config)) <= tuned
     assert len(tuned) >= 4
     for label in tuned:
         options, trials = config.methods[label], tried[label]["trials"]
@@ -69,7 +63,7 @@ def test_tuned_in_the_config_it_is_of_stands_for_its_values(name: str) -> None:
     ]
     assert list(config.methods) == list(tuned.methods)
     for label, options in config.methods.items():
-        if not trains(options):
+        if label not in trained_methods(config):
             assert "lr" not in options.train.given()
             continue
         own = tuned.methods[label].train.given()
