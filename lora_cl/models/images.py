@@ -16,6 +16,7 @@ from lora_cl.data.weights import misfit
 from lora_cl.errors import ConfigError
 from lora_cl.models.backbone import Backbone
 from lora_cl.models.checkpointing import DeepOptions
+from lora_cl.models.layout import ChannelsLast, pays
 from lora_cl.models.rows import part_of_batch
 from lora_cl.text import one_line
 
@@ -102,7 +103,8 @@ class ImageNetwork(nn.Sequential, Backbone):
     """
 
     def __init__(self, name: str, images: Images, network: nn.Module) -> None:
-        super().__init__(OrderedDict(images=images, network=network))
+        layout = {"layout": ChannelsLast()} if pays(network) else {}
+        super().__init__(OrderedDict(images=images, **layout, network=network))
         self.rows_at_once = max(1, PIXELS // (images.size[0] * images.size[1]))
         x = torch.rand(1, 3, *images.size, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lora_cl.data.streaming import Inputs, parts
 from lora_cl.models.backbone import stages
 from lora_cl.models.cut import UncuttableError, cut
+from lora_cl.models.layout import ChannelsLast
 from lora_cl.models.network import TaskNetwork
 
 CHUNK = 1024
@@ -84,7 +85,12 @@ def _without_prefix(
     prefix = nn.Sequential(*children[:length])
     shape_in = _shape(prefix, x)
     base = getattr(rest[0], "base", None) if rest and hasattr(rest[0], "from_base") else None
-    if isinstance(base, nn.Module) and _fixed(base):
+    # Rows taken out of memory have lost their layout.
+    layouts = [module for module in prefix.modules() if isinstance(module, ChannelsLast)]
+    if layouts and len(shape_in) == 3:  # A convolution is cheaper than laying its output out.
+        base, size = None, shape_in.numel()
+        rest = [layouts[0], *rest]
+    elif isinstance(base, nn.Module) and _fixed(base):
         shape_out = _shape(base, prefix(x[:1]))
         rest[0] = FromBase(rest[0], shape_in, shape_out)
         size = shape_in.numel() + shape_out.numel()
