@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.bench import (
     choices,
     compiling,
+    images,
     many_tasks,
     processes,
     protocol,
@@ -36,6 +37,7 @@ SECTIONS: dict[str, Callable[[Setting], list[Row]]] = {
     "compile": compiling.rows,
     "streaming": streaming.rows,
     "text": text.rows,
+    "images": images.rows,
 }
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from lora_cl.models import trainable_only
 from lora_cl.models.backbone import stages
 from lora_cl.models.cnn import Cnn, CnnOptions
+from lora_cl.models.layout import ChannelsLast
 from lora_cl.models.mlp import Mlp, MlpOptions
 from lora_cl.models.prefix import FromBase, without_prefix
 
@@ -94,6 +95,26 @@ def test_nothing_is_kept_where_the_first_layer_trains_or_anything_is_random(drop
     else:
         assert same is network
         assert rows is x
+
+
+@pytest.mark.parametrize("trained", [["network.conv_head"], ["network.conv_stem"], []])
+def test_rows_are_laid_out_again_as_the_beginning_left_them(trained):
+    torch.manual_seed(0)
+    backbone = image_backbone("timm", (1, 16, 16), model="test_efficientnet")
+    network = network_of(backbone, 256)
+    trainable_only(network, [*(adapted(backbone, trained) if trained else []), *network.heads])
+    x = torch.rand(48, 1, 16, 16)
+    shorter, rows = without_prefix(network, x, batch_size=16)
+    if trained == ["network.conv_stem"]:  # A convolution is as cheap as laying out its output.
+        assert shorter is network
+        return
+    assert shorter is not network
+    laid = [isinstance(stage, ChannelsLast) for stage in stages(shorter.backbone)]
+    assert laid == ([True, *[False] * (len(laid) - 1)] if trained else [])
+    few = rows.index_select(0, torch.arange(16))
+    assert torch.equal(shorter(few), network(x[:16]))
+    for ours, right in zip(grads(shorter, few), grads(network, x[:16]), strict=True):
+        assert torch.equal(ours, right)
 
 
 def test_features_that_are_too_large_are_not_kept(monkeypatch):
