@@ -25,9 +25,10 @@ tune-smoke: .venv/installed
 
 # What `lr: tuned` stands for: values for every method with their traces, then the tables of these;
 # hours, most of them for WordNet.
-TUNED := split_mnist split_mnist_domain split_mnist_class permuted_mnist_task permuted_mnist wordnet wordnet_class
+TUNED := split_mnist split_mnist_domain split_mnist_class permuted_mnist_task permuted_mnist wordnet wordnet_class \
+         split_fashion_lite0 split_fashion_lite0_class
 tuned: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[text]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[text,images]'
 	for name in $(TUNED); do \
 	  $(RUN) tune configs/$$name.yaml --output configs/tuned/$$name.yaml || exit 1; \
 	  $(RUN) run configs/tuned/$$name.yaml || exit 1; \
