@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -21,10 +21,14 @@ class TrainedOptions(OptionsBase):
 
 
 class RanPACOptions(OptionsBase):
-    """`width`: the random features M that the backbone's are projected to; 10000 in the paper."""
+    """`width`: the random features M that the backbone's are projected to; 10000 in the paper.
+    `ridge_by`: lambda is chosen, with every task, by a fifth of its samples (the paper), or by a
+    fifth of those of all tasks so far."""
 
     width: Annotated[int, Field(ge=1, le=65536)] = 2000
     """How many random features."""
+    ridge_by: Literal["newest-task", "all-tasks"] = "newest-task"
+    """Whose samples choose lambda."""
 
 
 ClassifierChoice: Any = choice(
@@ -74,7 +78,10 @@ def statistics(
         return NearestMean(classes, features, device)
     if options.name == "slda":
         return SharedCovariance(classes, features, device, again=again)
-    return RandomProjection(classes, features, options.width, seed, device, again=again)
+    of_all = options.ridge_by == "all-tasks"
+    return RandomProjection(
+        classes, features, options.width, seed, device, again=again, of_all=of_all
+    )
 
 
 def is_trained(name: str) -> bool:

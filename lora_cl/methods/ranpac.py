@@ -22,13 +22,17 @@ class RandomProjection(nn.Module):
     f (N, d) are the backbone's features, W (d, M) is drawn once from N(0, 1) and never trained, phi
     is ReLU, G (M, M) the Gram matrix of h = phi(f W) over all samples so far, and C (M, classes)
     the sums of h by class. lambda is chosen anew with every task: of its samples 80 % are fitted by
-    ridge regression to one-hot targets, and the error on the others decides. Of a class without
-    samples the score is minus infinity. G and C are kept if more samples are to come (``again``).
+    ridge regression to one-hot targets, and the error on the others decides; with ``of_all`` those
+    of earlier tasks are fitted and decide, too. Of a class without samples the score is minus
+    infinity. G and C are kept if more samples are to come (``again``), and with ``of_all`` those of
+    the samples that decide.
     """
 
     projection: Tensor
     gram: Tensor | None
     sums: Tensor | None
+    gram_out: Tensor | None
+    sums_out: Tensor | None
     weight: Tensor
     counts: Tensor
     ridge: Tensor
@@ -42,6 +46,7 @@ class RandomProjection(nn.Module):
         device: torch.device,
         *,
         again: bool,
+        of_all: bool = False,
     ) -> None:
         super().__init__()
         self.out_features = classes
@@ -50,8 +55,9 @@ class RandomProjection(nn.Module):
         gram = torch.zeros(width, width, dtype=exact)
         sums = torch.zeros(width, classes, dtype=exact)
         self.register_buffer("projection", drawn.to(device), persistent=False)
-        self.register_buffer("gram", gram.to(device) if again else None)
-        self.register_buffer("sums", sums.to(device) if again else None)
+        for name, kept in (("", again), ("_out", again and of_all)):
+            self.register_buffer(f"gram{name}", gram.to(device, copy=True) if kept else None)
+            self.register_buffer(f"sums{name}", sums.to(device, copy=True) if kept else None)
         self.register_buffer("weight", torch.zeros(width, classes, device=device))
         self.register_buffer("counts", torch.zeros(classes, dtype=torch.int64, device=device))
         self.register_buffer("ridge", torch.zeros((), device=device))
@@ -71,12 +77,15 @@ class RandomProjection(nn.Module):
         held_out = torch.ones(len(y), dtype=torch.bool)
         held_out[permutation(len(y), seed)[: int(FITTED * len(y))]] = False
         (G, C), (G_out, C_out) = self._sums(features, x, y, held_out.to(y.device))
-        ridge = best_ridge(G, C, G_out, C_out)
+        fitted = G, C
         self.counts += functional.one_hot(y, self.out_features).sum(0)
         G, C = G + G_out, C + C_out
         if self.gram is not None and self.sums is not None:
             G, C = self.gram.add_(G), self.sums.add_(C)
-        ridge, weight = ridge_weights(G, C, ridge)
+        if self.gram_out is not None and self.sums_out is not None:
+            G_out, C_out = self.gram_out.add_(G_out), self.sums_out.add_(C_out)
+            fitted = G - G_out, C - C_out
+        ridge, weight = ridge_weights(G, C, best_ridge(*fitted, G_out, C_out))
         self.ridge.fill_(ridge)
         self.weight.copy_(weight)
 

@@ -8,7 +8,12 @@ import torch
 
 from lora_cl.benchmarks import permutation
 from lora_cl.methods import ranpac
-from lora_cl.methods.ranpac import RIDGES, RandomProjection, best_ridge, ridge_weights
+from lora_cl.methods.ranpac import (
+    RIDGES,
+    RandomProjection,
+    best_ridge,
+    ridge_weights,
+)
 
 
 def data(n: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -18,8 +23,11 @@ def data(n: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tenso
     return centres[y] + 0.5 * torch.randn(n, 5, generator=generator), y
 
 
-def made(classes: int = 4, width: int = 12, *, again: bool = True) -> RandomProjection:
-    return RandomProjection(classes, 5, width, 3, torch.device("cpu"), again=again)
+def made(
+    classes: int = 4, width: int = 12, *, again: bool = True, of_all: bool = False
+) -> RandomProjection:
+    device = torch.device("cpu")
+    return RandomProjection(classes, 5, width, 3, device, again=again, of_all=of_all)
 
 
 def by_hand(
@@ -81,6 +89,42 @@ def test_the_best_ridge_is_that_of_the_least_error_on_other_samples() -> None:
     assert 1 < found < 1e8
 
 
+def test_the_samples_of_all_tasks_choose_the_ridge() -> None:
+    """A fifth of each, against the rest of each: as if the parts had come at once."""
+    answer = made(of_all=True)
+    tasks = [(*data(60, 2), 4), (*data(50, 2, seed=1), 5)]
+    fit, out = [], []
+    for task, (x, y, seed) in enumerate(tasks):
+        answer.take(lambda x: x, x, y, 2 * task, seed=seed)
+        h = answer.random_features(x).double()
+        targets = torch.eye(4, dtype=torch.float64)[y + 2 * task]
+        order = permutation(len(y), seed)
+        fit.append((h[order[: int(0.8 * len(y))]], targets[order[: int(0.8 * len(y))]]))
+        out.append((h[order[int(0.8 * len(y)) :]], targets[order[int(0.8 * len(y)) :]]))
+    (h, t), (h_out, t_out) = (map(torch.cat, zip(*part, strict=True)) for part in (fit, out))
+    errors = {}
+    for ridge in RIDGES:
+        w = torch.linalg.solve(h.T @ h + ridge * torch.eye(12), h.T @ t)
+        errors[ridge] = float((h_out @ w - t_out).square().sum())
+    best = min(errors, key=errors.__getitem__)
+    assert float(answer.ridge) == pytest.approx(best)
+    assert 1e-8 < best < 1e8
+
+
+def test_an_easy_last_task_does_not_choose_for_all() -> None:
+    """Any lambda fits it, and a tiny one ruins the others among as many features as samples."""
+    chosen = {}
+    for of_all in (False, True):
+        answer = made(width=60, of_all=of_all)
+        noise = torch.randn(50, 5, generator=torch.Generator().manual_seed(1))
+        answer.take(lambda x: x, noise, torch.arange(50) % 2, 0, seed=0)
+        easy = 9 * torch.eye(5)[torch.arange(12) % 2]
+        answer.take(lambda x: x, easy, torch.arange(12) % 2, 2, seed=0)
+        chosen[of_all] = float(answer.ridge)
+    assert chosen[False] < 1e-2
+    assert chosen[True] >= 1
+
+
 def test_a_gram_matrix_that_rounding_spoilt_gets_a_larger_ridge() -> None:
     h = torch.ones(3, 6, dtype=torch.float64) * 1e6
     ridge, w = ridge_weights(h.T @ h, h.T @ torch.ones(3, 1, dtype=torch.float64), 1e-8)
@@ -106,3 +150,6 @@ def test_one_sample_is_enough_to_answer() -> None:
 def test_where_no_more_samples_come_the_gram_matrix_is_not_kept() -> None:
     assert set(made(again=False).state_dict()) == {"weight", "counts", "ridge"}
     assert {"gram", "sums"} < set(made().state_dict())
+    kept = set(made(of_all=True).state_dict()) - set(made().state_dict())
+    assert kept == {"gram_out", "sums_out"}
+    assert set(made(again=False, of_all=True).state_dict()) == {"weight", "counts", "ridge"}
