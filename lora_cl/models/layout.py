@@ -20,6 +20,6 @@ class ChannelsLast(nn.Module):
 
 def pays(network: nn.Module) -> bool:
     """Whether ``network`` learns faster with channels last: with convolutions of groups it does,
-    nearly twice as fast, and with others alone it does not (``make bench``)."""
+    1.5 times as fast, and with others alone it does not (``make bench``)."""
     convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
     return any(convolution.groups > 1 for convolution in convolutions)
