@@ -84,13 +84,13 @@ def _without_prefix(
     rest = children[length:]
     prefix = nn.Sequential(*children[:length])
     shape_in = _shape(prefix, x)
-    base = getattr(rest[0], "base", None) if rest and hasattr(rest[0], "from_base") else None
-    # Rows taken out of memory have lost their layout.
     layouts = [module for module in prefix.modules() if isinstance(module, ChannelsLast)]
-    if layouts and len(shape_in) == 3:  # A convolution is cheaper than laying its output out.
-        base, size = None, shape_in.numel()
+    if layouts and len(shape_in) == 3:
+        # Rows taken out of memory have lost their layout. The layer after it keeps no base's
+        # output: a convolution is as cheap as laying that out.
         rest = [layouts[0], *rest]
-    elif isinstance(base, nn.Module) and _fixed(base):
+    base = getattr(rest[0], "base", None) if rest and hasattr(rest[0], "from_base") else None
+    if isinstance(base, nn.Module) and _fixed(base):
         shape_out = _shape(base, prefix(x[:1]))
         rest[0] = FromBase(rest[0], shape_in, shape_out)
         size = shape_in.numel() + shape_out.numel()

@@ -8,12 +8,7 @@ import torch
 
 from lora_cl.benchmarks import permutation
 from lora_cl.methods import ranpac
-from lora_cl.methods.ranpac import (
-    RIDGES,
-    RandomProjection,
-    best_ridge,
-    ridge_weights,
-)
+from lora_cl.methods.ranpac import RIDGES, RandomProjection, best_ridge, ridge_weights
 
 
 def data(n: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
