@@ -99,6 +99,14 @@ def test_validate(config: Path) -> None:
     assert f"{config}:5: methods.lora.rank: 0 is not allowed" in refused("validate", config)
 
 
+def test_validate_goes_on_after_a_wrong_config(config: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(TWO_RUNS.replace("rank: 2", "rank: 0"))
+    code, out, err = ask("validate", wrong, config, "nowhere.yaml")
+    assert (code, out) == (2, f"{config}: valid, 2 runs\n")
+    assert [line.split(": ")[1] for line in err.splitlines()] == [f"{wrong}:5", "nowhere.yaml"]
+
+
 def test_configs_of_the_package_go_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert ask("validate", "smoke")[1].startswith("smoke: valid, ")

@@ -81,7 +81,7 @@ def answering() -> Iterator[None]:
             say(str(error))
             raise typer.Exit(OUT_OF_TIME) from None
         except LoraClError as error:
-            _explain("\n".join(one_line(line, 2000) for line in str(error).splitlines()))
+            refuse(error)
             raise typer.Exit(WRONG_REQUEST) from None
         except KeyboardInterrupt:
             say("interrupted; the same command goes on from here")
@@ -119,6 +119,11 @@ def _heard_by(handler: Callable[..., None]) -> Iterator[None]:
     finally:
         for number, handled in before.items():
             signal.signal(number, handled)
+
+
+def refuse(error: LoraClError) -> None:
+    """Says what is wrong with a request, a line for each thing."""
+    _explain("\n".join(one_line(line, 2000) for line in str(error).splitlines()))
 
 
 def _explain(text: str) -> None:

@@ -15,12 +15,14 @@ from lora_cl.cli.adapters import adapters_app
 from lora_cl.cli.analyzing import analyze
 from lora_cl.cli.answering import (
     RUN_FAILED,
+    WRONG_REQUEST,
     Settings,
     answer,
     answering,
     importing,
     mention,
     prepare_processes,
+    refuse,
     say,
     tell,
     tell_plan,
@@ -36,7 +38,7 @@ from lora_cl.cli.starting import init
 from lora_cl.cli.tracking import log_to
 from lora_cl.cli.tuning import tune
 from lora_cl.cli.verifying import verify
-from lora_cl.errors import ConfigError
+from lora_cl.errors import ConfigError, LoraClError
 from lora_cl.records.folders import DEFAULT_RESULTS, unheard
 
 if TYPE_CHECKING:
@@ -237,17 +239,25 @@ def fsck(
 
 @app.command()
 def validate(configs: Configs, override: Overrides = [], data_dir: DataDir = None) -> None:  # noqa: B006
-    """Check configs without training anything."""
+    """Check configs without training anything: all of them, whatever is wrong with one."""
     with answering():
         from lora_cl.config import load_config
         from lora_cl.running.preparation import check
 
+        wrong = False
         for path in configs:
-            experiment = load_config(config_file(path), override)
-            unseen = check(experiment, data_dir)
+            try:
+                experiment = load_config(config_file(path), override)
+                unseen = check(experiment, data_dir)
+            except LoraClError as error:
+                refuse(error)
+                wrong = True
+                continue
             found = {run.folder for point in experiment.points for run in point.runs({})}
             note = f" ({'; '.join(unseen)})" if unseen else ""
             tell(f"{path}: valid, {len(found)} runs{note}")
+        if wrong:
+            raise typer.Exit(WRONG_REQUEST)
 
 
 @app.command()
