@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -15,11 +16,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lora_cl.adapters.lora import LoRA
 from lora_cl.data.streaming import Inputs, parts
+from lora_cl.models.rows import current_rows
 
 FisherKind = Literal["exact", "sampled", "empirical"]
 
 SAMPLE_GRADIENTS = 2**25
 """At most so many numbers of per-sample gradients are held at once."""
+BATCH_NUMBERS = 2**21
+"""At most so many numbers of inputs go through the network at once, a token for a thousand."""
 
 
 def fisher_diagonal(
@@ -29,7 +33,7 @@ def fisher_diagonal(
     y: Tensor,
     kind: FisherKind,
     generator: torch.Generator | None = None,
-    batch_size: int = 512,
+    batch_size: int | None = None,
 ) -> dict[str, Tensor]:
     """F_i = mean over n of E_c[(d log p(c | x_n) / d theta_i)^2], as EWC uses it (Kirkpatrick et
     al. 2017, section 2.1; for the choice of labels, van de Ven 2025, arXiv 2502.11756).
@@ -39,16 +43,19 @@ def fisher_diagonal(
     ``sampled``: drawn from it once, with ``generator``; ``empirical``: the true one.
 
     ``network``: x (N, *input) -> logits (N, C), put in eval mode; y (N,) are outputs, used by
-    ``empirical`` only. Returns F in the shape of each of ``parameters``, which require grad; it is
-    0 where the logits do not depend on the parameter.
+    ``empirical`` only; ``batch_size`` samples go through it at once, by default at most 512 and
+    fewer where they are large. Returns F in the shape of each of ``parameters``, which require
+    grad; it is 0 where the logits do not depend on the parameter.
 
     Linear layers and LoRA on them cost one matrix product a batch, whatever the number of
-    outputs; any other layer takes per-sample gradients by ``torch.func``, texts one after another.
+    outputs; where they see a sequence of each sample, one for each output. Any other layer takes
+    per-sample gradients by ``torch.func``, texts one after another.
     """
     network.eval()
     names = {id(parameter): name for name, parameter in parameters.items()}
     total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
-    layers = _outer_product_layers(network, names.keys(), x[:2])
+    few = x[:2]
+    layers = _outer_product_layers(network, names.keys(), few)
     covered = {id(p) for layer in layers for p in layer.parameters(recurse=False)}
     covered |= {id(p) for layer in layers if isinstance(layer, LoRA) for p in layer.parameters()}
     rest = {
@@ -56,7 +63,8 @@ def fisher_diagonal(
         for inside, parameter in network.named_parameters()
         if id(parameter) in names and id(parameter) not in covered
     }
-    for part, labels in zip(parts(x, batch_size), torch.split(y, batch_size), strict=True):
+    rows = batch_size or _batch_size(few)
+    for part, labels in zip(parts(x, rows), torch.split(y, rows), strict=True):
         with _recorded(layers) as passes:
             log_p = functional.log_softmax(network(part), dim=1)
         draws = label_draws(kind, log_p.detach(), labels, generator)
@@ -66,6 +74,11 @@ def fisher_diagonal(
         for inside, square in _sample_gradient_squares(network, rest, part, draws).items():
             total[names[id(rest[inside])]] += square
     return {name: square / len(x) for name, square in total.items()}
+
+
+def _batch_size(x: Tensor) -> int:
+    numbers = x[:1].numel() * (1 if x.is_floating_point() else 1000)
+    return min(512, max(1, BATCH_NUMBERS // numbers))
 
 
 def label_draws(
@@ -90,64 +103,75 @@ Left = Callable[[Tensor], Tensor]
 
 @dataclass
 class _Pass:
-    """A layer's forward pass over a batch; ``uses`` counts how often the layer was called."""
+    """One call of a layer: input and output of the ``rows`` of the batch; None: of all."""
 
     layer: nn.Module
-    uses: int = 0
-    x: Tensor = field(default_factory=lambda: torch.empty(0))
-    out: Tensor = field(default_factory=lambda: torch.empty(0))
+    x: Tensor
+    out: Tensor
+    rows: Tensor | None
 
 
 @contextmanager
 def _recorded(layers: list[nn.Module]) -> Iterator[list[_Pass]]:
-    """Notes input and output of ``layers`` as the network runs."""
-    passes = [_Pass(layer) for layer in layers]
+    """Notes every call of ``layers`` as the network runs."""
+    passes: list[_Pass] = []
 
-    def recorder(record: _Pass) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-        def hook(layer: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
-            record.x, record.out, record.uses = args[0].detach(), out, record.uses + 1
-            return out.clone()  # An activation that works in place would overwrite what was noted.
+    def hook(layer: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+        passes.append(_Pass(layer, args[0].detach(), out, current_rows()))
+        return out.clone()  # An activation that works in place would overwrite what was noted.
 
-        return hook
-
-    hooks = [record.layer.register_forward_hook(recorder(record)) for record in passes]
+    hooks = [layer.register_forward_hook(hook) for layer in layers]
     try:
         yield passes
     finally:
-        for hook in hooks:
-            hook.remove()
+        for one in hooks:
+            one.remove()
 
 
 def _outer_product_layers(network: nn.Module, wanted: Any, x: Tensor) -> list[nn.Module]:
-    """Linear layers and LoRA adapters with a wanted parameter that see each sample just once.
+    """Linear layers and LoRA adapters with a wanted parameter that see every sample just once,
+    whole and in a row of its own.
 
-    There a sample's gradient is an outer product. A layer run several times, over a sequence, or
-    around its forward (its bare weights), and one whose weights another layer has too, are not.
+    There a sample's gradient is an outer product, or a sum of some over a sequence. A layer run
+    twice on a sample, over parts of samples as rows, or around its forward (its bare weights), and
+    one whose weights another layer has too, are not of these.
     """
-    candidates = [
+    layers = [
         module
         for module in network.modules()
-        if type(module) in (nn.Linear, LoRA) and any(id(p) in wanted for p in module.parameters())
+        if (type(module).forward is nn.Linear.forward or _is_linear_lora(module))
+        and any(id(p) in wanted for p in module.parameters())
     ]
-    owners: dict[int, int] = {}
-    for module in network.modules():
-        for parameter in module.parameters(recurse=False):
-            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    with torch.no_grad(), _recorded(candidates) as passes:
-        network(x)
-    return [
-        one.layer
-        for one in passes
-        if one.uses == 1
-        and one.x.dim() == 2
-        and len(one.x) == len(x)
-        and all(owners[id(parameter)] == 1 for parameter in one.layer.parameters())
-    ]
+    owners = Counter(
+        id(parameter)
+        for module in network.modules()
+        for parameter in module.parameters(recurse=False)
+    )
+    for few in (x[:1], x):  # Of two sizes, so that no length of a sequence is taken for theirs.
+        with torch.no_grad(), _recorded(layers) as passes:
+            network(few)
+        layers = [layer for layer in layers if _seen(layer, passes) == list(range(len(few)))]
+    return [one for one in layers if all(owners[id(p)] == 1 for p in one.parameters())]
+
+
+def _seen(layer: nn.Module, passes: list[_Pass]) -> list[int]:
+    """The rows of the batch that ``layer`` was called with, in order."""
+    rows: list[int] = []
+    for one in passes:
+        if one.layer is layer:
+            whole = range(len(one.x)) if one.rows is None else one.rows.tolist()
+            rows += whole if len(whole) == len(one.x) else [-1]
+    return sorted(rows)
+
+
+def _is_linear_lora(module: nn.Module) -> bool:
+    return type(module) is LoRA and module.lora_A.weight.dim() == 2
 
 
 def _outer_products(one: _Pass) -> list[tuple[Left, list[tuple[Tensor, Tensor]]]]:
-    """What turns delta = d log p / d out (N, d_out) into left (N, o), and the parameters (o, i)
-    with their right (N, i), such that the gradient of sample n is left_n right_n^T.
+    """What turns delta = d log p / d out (N, ..., d_out) into left (N, ..., o), and the parameters
+    (o, i) with their right (N, ..., i), such that the gradient of sample n is left_n right_n^T,
+    summed over what is between.
 
     Linear, out = W x + b: W: (delta, x); b: (delta, 1).
     LoRA, out = ... + s B A x: B: (s delta, A x); A: (s delta B, x).
@@ -158,7 +182,7 @@ def _outer_products(one: _Pass) -> list[tuple[Left, list[tuple[Tensor, Tensor]]]
         hidden = x @ A.detach().T
         return [(lambda d: s * d, [(B, hidden)]), (lambda d: s * (d @ B.detach()), [(A, x)])]
     assert isinstance(layer, nn.Linear)
-    of_bias = [] if layer.bias is None else [(layer.bias, x.new_ones(len(x), 1))]
+    of_bias = [] if layer.bias is None else [(layer.bias, x.new_ones(*x.shape[:-1], 1))]
     return [(lambda d: d, [(layer.weight, x), *of_bias])]
 
 
@@ -168,29 +192,44 @@ def _outer_product_squares(
     """Per parameter, the sum over samples and labels of the squared gradient, in its shape.
 
     (left right^T)^2 summed over samples is (left^2)^T (right^2); right is the same for all labels,
-    so that the squares of left are added first.
+    so that the squares of left are added first. A sum over a sequence is squared for each label.
     """
     if not passes:
         return
     outs = [one.out for one in passes]
-    owners, products = [], []
-    for index, one in enumerate(passes):
-        for product in _outer_products(one):
-            owners.append(index)
-            products.append(product)
-    squares: list[Tensor] = []
+    products = [
+        (owner, left, of_left)
+        for owner, one in enumerate(passes)
+        for left, of_left in _outer_products(one)
+    ]
+    squares: dict[int, Tensor] = {}
     for number, (labels, roots) in enumerate(draws, start=1):
         score = (roots * log_p.gather(1, labels[:, None])[:, 0]).sum()
-        deltas = torch.autograd.grad(score, outs, retain_graph=number < len(draws))
-        for index, (owner, (left, _)) in enumerate(zip(owners, products, strict=True)):
+        deltas = torch.autograd.grad(
+            score, outs, retain_graph=number < len(draws), materialize_grads=True
+        )
+        for index, (owner, left, of_left) in enumerate(products):
             delta = left(deltas[owner])
-            if number == 1:
-                squares.append(delta.square())
-            else:
+            if delta.dim() > 2:
+                for parameter, right in of_left:
+                    yield parameter, _squared_sums(delta, right).reshape(parameter.shape)
+            elif index in squares:
                 squares[index].addcmul_(delta, delta)
-    for square, (_, of_left) in zip(squares, products, strict=True):
-        for parameter, right in of_left:
+            else:
+                squares[index] = delta.square()
+    for index, square in squares.items():
+        for parameter, right in products[index][2]:
             yield parameter, (square.T @ right.square()).reshape(parameter.shape)
+
+
+def _squared_sums(left: Tensor, right: Tensor) -> Tensor:
+    """left (N, ..., o), right (N, ..., i) -> the sum over N of (sum left right^T)^2, (o, i)."""
+    left, right = left.flatten(1, -2), right.flatten(1, -2)
+    total = left.new_zeros(left.shape[2], right.shape[2])
+    rows = max(1, SAMPLE_GRADIENTS // total.numel())
+    for some, others in zip(torch.split(left, rows), torch.split(right, rows), strict=True):
+        total += torch.bmm(some.mT, others).square_().sum(0)
+    return total
 
 
 def _sample_gradient_squares(
@@ -213,7 +252,9 @@ def _sample_gradient_squares(
     if not x.is_floating_point():  # vmap cannot follow a length that depends on the text.
         gradients, rows = _one_by_one(grad(score)), 1
     total = {name: torch.zeros_like(value) for name, value in values.items()}
-    with sdpa_kernel(SDPBackend.MATH):  # The one kind of attention that vmap knows.
+    # Attention of the one kind that vmap knows; no graph of how the gradients came about, which
+    # other parameters would ask for.
+    with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         for labels, roots in draws:
             parts = (torch.split(whole, rows) for whole in (x, labels, roots))
             for part in zip(*parts, strict=True):

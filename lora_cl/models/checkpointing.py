@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -51,7 +51,7 @@ def _twice(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: 
         return forward(*args, **kwargs)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _without_statistics(block)
+        return nullcontext(), _WithoutStatistics(block)
 
     return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
@@ -62,14 +62,20 @@ def computes_twice() -> bool:
     return torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
 
 
-@contextmanager
-def _without_statistics(block: nn.Module) -> Iterator[None]:
-    """Norms inside, which have taken in these inputs already, do not do so again."""
-    own = [(norm, dict(norm._buffers)) for norm in keep_statistics(block) if norm.training]
-    for norm, buffers in own:
-        norm._buffers.update({k: None if b is None else b.clone() for k, b in buffers.items()})
-    try:
-        yield
-    finally:
-        for norm, buffers in own:
+class _WithoutStatistics:
+    """Norms inside, which have taken in these inputs already, do not do so again; may be entered
+    for every gradient that is asked for."""
+
+    def __init__(self, block: nn.Module) -> None:
+        self.block = block
+        self.own: list[tuple[nn.Module, dict[str, torch.Tensor | None]]] = []
+
+    def __enter__(self) -> None:
+        norms = [norm for norm in keep_statistics(self.block) if norm.training]
+        self.own = [(norm, dict(norm._buffers)) for norm in norms]
+        for norm, buffers in self.own:
+            norm._buffers.update({k: None if b is None else b.clone() for k, b in buffers.items()})
+
+    def __exit__(self, *_: object) -> None:
+        for norm, buffers in self.own:
             norm._buffers.update(buffers)

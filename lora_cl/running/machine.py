@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -112,6 +114,7 @@ class MemoryPeak:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         elif sys.platform == "linux":
+            _give_back_freed_memory()
             try:
                 Path("/proc/self/clear_refs").write_text("5")
                 self.resettable = True
@@ -128,3 +131,9 @@ class MemoryPeak:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
         return None
+
+
+def _give_back_freed_memory() -> None:
+    """What an earlier run has freed the C library may hold, and it would be this one's peak."""
+    with suppress(OSError, AttributeError):  # Only glibc has it.
+        ctypes.CDLL(None).malloc_trim(0)

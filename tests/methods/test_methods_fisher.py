@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lora_cl.adapters import activate, add_adapter, make_dora, make_lora, match_targets, wrap
+from lora_cl.methods import fisher
 from lora_cl.methods.fisher import fisher_diagonal, label_draws
 from lora_cl.models.cnn import Cnn, CnnOptions
 from lora_cl.models.mlp import Mlp, MlpOptions
+from lora_cl.models.rows import part_of_batch
 
 
 def loop_fisher(
@@ -111,12 +113,51 @@ def cnn() -> nn.Module:
     return Cnn(CnnOptions(channels=[3, 4], hidden=6), torch.Size([2, 4, 4]))
 
 
+class Sequences(nn.Module):
+    """A layer that sees a sequence of two parts of each sample."""
+
+    def __init__(self, order: Literal["batch first", "sequence first", "rows"]) -> None:
+        super().__init__()
+        self.line, self.order = nn.Linear(3, 3), order
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = x.reshape(-1, 3) if self.order == "rows" else x.reshape(len(x), 2, 3)
+        if self.order == "sequence first":
+            return torch.tanh(self.line(parts.transpose(0, 1))).transpose(0, 1).reshape(len(x), 6)
+        return torch.tanh(self.line(parts)).reshape(len(x), 6)
+
+
+class InGroups(nn.Module):
+    """Takes its batch apart by a property of the samples, as a network for texts does by length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.within = sequences()
+        self.groups = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        groups = [torch.nonzero(x[:, 0] > 0)[:, 0], torch.nonzero(x[:, 0] <= 0)[:, 0]]
+        found = []
+        for rows in groups:
+            with part_of_batch(rows):
+                found.append(self.within(x[rows]))
+        self.groups += sum(len(rows) > 0 for rows in groups)
+        return torch.cat(found)[torch.cat(groups).argsort()]
+
+
+def sequences() -> nn.Module:
+    return Sequences("batch first")
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "mlp": (mlp, (5,), 6),
     "mlp with lora": (lambda: adapted(mlp(), make_lora), (5,), 6),
     "mlp with dora": (lambda: adapted(mlp(), make_dora), (5,), 8),
     "cnn": (cnn, (2, 4, 4), 10),
     "cnn with lora": (lambda: adapted(cnn(), make_lora), (2, 4, 4), 12),
+    "sequences": (sequences, (6,), 4),
+    "groups": (InGroups, (6,), 4),
+    "sequences with lora": (lambda: adapted(sequences(), make_lora), (6,), 4),
 }
 
 
@@ -138,6 +179,7 @@ def test_equals_the_loop_over_samples(which: str, kind: Any) -> None:
     generator = torch.Generator().manual_seed(5)
     found = fisher_diagonal(network, parameters, x, y, kind, generator)
     assert_close(found, loop_fisher(network, parameters, x, labels), count)
+    assert not any(square.requires_grad for square in found.values())
 
 
 def test_batches_make_no_difference() -> None:
@@ -149,6 +191,37 @@ def test_batches_make_no_difference() -> None:
         for size in (4, 64)
     ]
     assert_close(*parts, count=6)
+
+
+def test_no_group_of_a_batch_is_taken_sample_by_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    grouped = InGroups()
+    network = nn.Sequential(grouped, nn.Linear(6, 3))
+    monkeypatch.setattr(fisher, "grad", lambda _: pytest.fail("a sample at a time"))
+    fisher_diagonal(network, trainable(network), draw(11, 6), torch.arange(11) % 3, "exact")
+    assert 4 <= grouped.groups <= 5  # Of one sample, of the first two, which may be alike, of all.
+
+
+def test_sequences_in_parts_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    network = nn.Sequential(sequences(), nn.Linear(6, 3))
+    x, y = draw(23, 6), torch.arange(23) % 3
+    whole = fisher_diagonal(network, trainable(network), x, y, "exact")
+    monkeypatch.setattr(fisher, "SAMPLE_GRADIENTS", 50)  # Of 9 numbers a sample: five at once.
+    assert_close(fisher_diagonal(network, trainable(network), x, y, "exact"), whole, count=4)
+
+
+@pytest.mark.parametrize(
+    ("x", "rows"),
+    [
+        (torch.zeros(2, 784), 512),
+        (torch.zeros(2, 3, 224, 224), 13),
+        (torch.zeros(2, 3, 4000, 4000), 1),
+        (torch.zeros(2, 64, dtype=torch.int32), 32),
+    ],
+)
+def test_fewer_large_samples_go_through_the_network_at_once(x: Tensor, rows: int) -> None:
+    assert fisher._batch_size(x) == rows
 
 
 class Twice(nn.Module):
@@ -185,18 +258,6 @@ class Bare(nn.Module):
         return functional.linear(x, self.line.weight, self.line.bias)
 
 
-class Sequences(nn.Module):
-    """A layer that sees a sequence of three parts of each sample."""
-
-    def __init__(self, flat: bool) -> None:
-        super().__init__()
-        self.line, self.flat = nn.Linear(2, 2), flat
-
-    def forward(self, x: Tensor) -> Tensor:
-        parts = x.reshape(-1, 2) if self.flat else x.reshape(len(x), 3, 2)
-        return torch.tanh(self.line(parts)).reshape(len(x), 6)
-
-
 class InPlace(nn.Sequential):
     """An activation that overwrites the layer's output."""
 
@@ -208,8 +269,8 @@ AWKWARD: list[tuple[Callable[[], nn.Module], int]] = [
     (Twice, 4),
     (Tied, 5),
     (Bare, 4),
-    (lambda: Sequences(flat=False), 4),
-    (lambda: Sequences(flat=True), 4),
+    (lambda: Sequences("sequence first"), 4),
+    (lambda: Sequences("rows"), 4),
     (InPlace, 4),
 ]
 

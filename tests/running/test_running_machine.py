@@ -1,12 +1,14 @@
-"""Which device a name means, on this machine and on others."""
+"""Which device a name means, on this machine and on others; what memory a run has at most."""
 
 from __future__ import annotations
+
+import sys
 
 import pytest
 import torch
 
 from lora_cl.errors import ConfigError
-from lora_cl.running.machine import resolve_device
+from lora_cl.running.machine import MemoryPeak, resolve_device
 
 
 @pytest.fixture(params=[0, 2])
@@ -46,3 +48,20 @@ def test_any_other_name_is_refused_in_one_line(gpus: int, name: str, says: str) 
         resolve_device(name)
     assert str(caught.value).startswith(f"--device {name}: {says}")
     assert str(caught.value).endswith(", cuda:0 to cuda:1") == (gpus == 2 and "none here" in says)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system tells a peak from a time on")
+def test_a_peak_is_not_that_of_what_was_freed_before() -> None:
+    cpu = torch.device("cpu")
+    before = MemoryPeak(cpu).bytes()
+    peak = MemoryPeak(cpu)
+    tensors = [torch.ones(1000 + n % 4000) for n in range(30_000)]  # 360 MB in small pieces.
+    held = peak.bytes()
+    kept = tensors[::1000]  # Scattered, so that the pieces between are no memory of the system's.
+    del tensors
+    after = MemoryPeak(cpu).bytes()
+    if before is None or held is None or after is None:
+        pytest.skip("the system does not let a process begin its peak anew")
+    assert len(kept) == 30
+    assert held - before > 300e6
+    assert after - before < 100e6
