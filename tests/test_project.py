@@ -182,7 +182,7 @@ def test_the_other_figures_of_the_readme_are_published():
     "name",
     [
         *("split_mnist", "split_mnist_domain", "split_mnist_class"),
-        *("permuted_mnist", "permuted_mnist_task", "wordnet"),
+        *("permuted_mnist_task", "permuted_mnist", "permuted_mnist_class", "wordnet"),
     ],
 )
 def test_what_is_said_of_tuned_tables_is_in_them(name):

@@ -21,7 +21,8 @@ def trace_of(path: Path) -> Path:
 
 def test_there_are_some() -> None:
     split = {"split_mnist", "split_mnist_domain", "split_mnist_class"}
-    assert split | {"permuted_mnist", "permuted_mnist_task"} <= FILES.keys()
+    permuted = {"permuted_mnist_task", "permuted_mnist", "permuted_mnist_class"}
+    assert split | permuted <= FILES.keys()
     lite0 = {"split_fashion_lite0", "split_fashion_lite0_class"}
     assert {"wordnet", "wordnet_class"} | lite0 <= FILES.keys()
 
